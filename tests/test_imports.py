@@ -14,10 +14,14 @@ SOURCE = Path(__file__).parent.parent / "src" / "video_saliency"
 
 # from the lowest layer to the highest; a module may import from its own layer's own package and from lower layers
 LAYERS = [
-    ["version", "defaults", "modeling_outputs", "windows", "losses", "optical_flow", "background"],
+    ["version", "defaults", "modeling_outputs", "windows", "losses", "optical_flow", "background", "atomic_files"],
     ["backbones"],
     ["models"],
-    ["processing_video_saliency", "video_io", "video_writing", "map_io", "metrics"],
+    ["processing_video_saliency", "source_files", "map_io", "metrics"],
+    ["video_container"],
+    ["audio_io"],
+    ["video_writing"],
+    ["video_io"],
     ["sources"],
     ["predictor", "data", "reports", "visualization"],
     ["pipeline_video_saliency"],

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sound on the clock of the video."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+from video_factory import cut_file, make_clip, sine, test_picture
+
+from video_saliency.video_io import VideoError, read_audio
+
+
+def whole_sound(path, sampling_rate=None):
+    """Time of the first sample, and all samples; checks that the blocks follow each other."""
+    blocks = list(read_audio(path, sampling_rate))
+    start, samples = blocks[0][0], np.concatenate([block for _, block in blocks], axis=1)
+    rate = sampling_rate or 44_100
+    position = 0
+    for time, block in blocks:
+        assert block.dtype == np.float32 and time == pytest.approx(start + position / rate, abs=1.5e-3)
+        position += block.shape[1]
+    return start, samples
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "pcm_s16le"), (".mkv", "flac"), (".mov", "pcm_f32le")])
+def test_lossless_sound_comes_back(tmp_path, channels, suffix, codec):
+    if codec == "flac" and channels == 6:
+        pytest.skip("the factory's layout is not one of FLAC's")
+    path = make_clip(tmp_path / f"clip{suffix}", audio=codec, audio_channels=channels)
+    start, samples = whole_sound(path)
+    expected = sine(samples.shape[1], 44_100, channels)
+    assert start == pytest.approx(0, abs=1e-3)
+    assert samples.shape == (channels, int(0.48 * 44_100))
+    assert np.abs(samples - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "aac"), (".mkv", "libmp3lame"), (".mkv", "aac")])
+def test_lossy_sound_is_in_step(tmp_path, suffix, codec):
+    path = make_clip(tmp_path / f"clip{suffix}", audio=codec)
+    start, samples = whole_sound(path)
+    first = round(start * 44_100)
+    expected = sine(samples.shape[1] + 2000, 44_100)
+    middle = slice(4000, 16_000)
+    lags = range(-60, 61)
+    errors = [np.abs(samples[:, middle] - expected[:, 4000 + first + k : 16_000 + first + k]).mean() for k in lags]
+    assert abs(lags[int(np.argmin(errors))]) <= 45  # one millisecond, the tick of Matroska
+    assert min(errors) < 0.02
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("video_start", [Fraction(0), Fraction(3)])
+@pytest.mark.parametrize("audio_start", [Fraction(1, 4), Fraction(-1, 10)])
+def test_times_count_from_the_first_frame(tmp_path, suffix, video_start, audio_start):
+    if video_start + audio_start < 0:
+        pytest.skip("files have no negative times")
+    path = make_clip(tmp_path / f"clip{suffix}", audio="aac", start=video_start, audio_start=audio_start)
+    start = next(read_audio(path))[0]
+    # a packet of 1,024 samples in front settles the decoder; it is played as silence where the sound starts late
+    assert -0.026 < start - float(audio_start) <= 0.001
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_resampling(tmp_path, rate):
+    path = make_clip(tmp_path / "clip.mkv", audio="pcm_s16le")
+    start, samples = whole_sound(path, rate)
+    assert abs(start) < 1e-3 and samples.shape[0] == 2
+    assert samples.shape[1] == pytest.approx(0.48 * rate, abs=40)
+    expected = sine(samples.shape[1], rate)
+    assert np.abs(samples - expected)[:, 200:-200].max() < 0.02
+
+
+def test_no_sound_gives_no_block(tmp_path):
+    Image.fromarray(test_picture(0)).save(tmp_path / "a.png")
+    assert list(read_audio(make_clip(tmp_path / "clip.mp4"))) == []
+    assert list(read_audio(tmp_path / "a.png")) == []
+
+
+def test_a_truncated_clip_has_sound_up_to_the_break(tmp_path):
+    path = make_clip(tmp_path / "clip.mkv", 50, audio="pcm_s16le")
+    samples = whole_sound(path)[1]
+    cut = whole_sound(cut_file(path, 0.5))[1]
+    assert 0.3 < cut.shape[1] / samples.shape[1] < 0.7
+    assert np.array_equal(cut, samples[:, : cut.shape[1]])
+
+
+def test_wrong_arguments(tmp_path):
+    with pytest.raises(ValueError, match="sampling_rate must be at least 1"):
+        next(read_audio(make_clip(tmp_path / "clip.mp4"), 0))
+    with pytest.raises(FileNotFoundError, match="check the path"):
+        next(read_audio(tmp_path / "none.mp4"))
+    (tmp_path / "text.mp4").write_text("no video" * 99)
+    with pytest.raises(VideoError, match="not a video"):
+        next(read_audio(tmp_path / "text.mp4"))
