@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+# No `from __future__ import annotations` here: it would silently switch off the type checks of `strict`.
+"""Configuration of GFSalNet."""
+
+from math import prod
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig, ResNetConfig
+
+from video_saliency.windows import WindowSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+TRUNK_STRIDE = 32  # of the last ResNet stage
+FIRST_STAGE_STRIDE = 4
+
+
+@strict
+class GFSalNetConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`GFSalNetForVideoSaliency`]. The defaults are the full model of the paper (Kocak, Erdem and
+    Erdem, "A Gated Fusion Network for Dynamic Saliency Prediction", arXiv 2102.07682) for 640 x 480 input, 74,952,631
+    parameters; where the paper is silent the comment at a field says what we read into it. [`GFSalNetConfig.compact`]
+    gives our small model.
+
+    Args:
+        encoder_config: a `transformers.ResNetConfig` (or its dict) with four stages, the trunk of each stream.
+            Default: ResNet-50 (paper).
+        streams: `"both"` (paper), or only `"appearance"` or `"motion"` (the paper's ablations).
+        fusion: `"gated"` (paper, eq. 1-3) or `"conv"`, one static 1x1 convolution (the paper's ablation).
+        spatial_attention, channel_attention, multi_level: the blocks that the paper switches off in its ablation.
+        channel_attention_reduction: how much narrower the hidden layer of the channel-wise attention is (paper: 4).
+        main_deconv, multi_level_deconv, head_deconv: transposed convolutions as `[channels, kernel, stride, padding]`,
+            each followed by a ReLU. The paper names only the 96 channels at which the first two meet.
+            Rules: `kernel - 2 * padding == stride`; main strides * head strides = 32; multi-level strides * head
+            strides = 4; the last head layer has 1 channel.
+        output_activation: last step of each stream, `"relu"` (paper) or `"softplus"` (ours: its gradient cannot die,
+            so that a model can be trained from scratch).
+        centre_prior: whether a learned low-resolution map is enlarged and added before that activation (ours).
+        centre_prior_size: rows and columns of that map.
+        flow_pair: `"next"`: the flow of a frame leads to its successor (our reading of the paper: only so is it
+            aligned with the frame), the last frame repeats its predecessor's; `"previous"`: it leads to its
+            predecessor (causal), the first frame's is zero. A trained motion stream is tied to one of them.
+        flow_mean, flow_std: normalisation of flow images in 0..1, RGB. It must be that of the processor, which is
+            ImageNet's by default: the model needs it to make the image of zero flow, which is white.
+        kl_loss_weight, nss_loss_weight, cc_loss_weight: see `video_saliency.losses`; 1, 0.1 (paper) and 0.
+        window: fields of a `WindowSpec`: one frame at a time (paper).
+
+    Example:
+
+    ```python
+    >>> from video_saliency import GFSalNetConfig
+    >>> GFSalNetConfig(streams="appearance").encoder_config.depths
+    (3, 4, 6, 3)
+    >>> GFSalNetConfig.compact().flow_pair
+    'previous'
+
+    ```
+    """
+
+    model_type = "gfsalnet_saliency"
+    sub_configs_defaults = {"encoder_config": ResNetConfig}
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    streams: str = "both"
+    fusion: str = "gated"
+    spatial_attention: bool = True
+    channel_attention: bool = True
+    channel_attention_reduction: int = 4
+    multi_level: bool = True
+    # Our reading: product 8 from stride 32 to 4; kernels are multiples of the stride, which avoids checkerboards.
+    main_deconv: list | tuple = ((256, 4, 2, 1), (64, 8, 4, 2))
+    # Our reading: the multi-level block is at the meeting size already, the layers halve its 256 channels to 32.
+    multi_level_deconv: list | tuple = ((128, 3, 1, 1), (64, 3, 1, 1), (32, 3, 1, 1))
+    # Our reading: full size in one step.
+    head_deconv: list | tuple = ((1, 8, 4, 2),)
+    output_activation: str = "relu"
+    centre_prior: bool = False
+    centre_prior_size: list | tuple = (9, 12)
+    flow_pair: str = "next"
+    flow_mean: list | tuple = IMAGENET_MEAN
+    flow_std: list | tuple = IMAGENET_STD
+    kl_loss_weight: float = 1.0
+    nss_loss_weight: float = 0.1
+    cc_loss_weight: float = 0.0
+    window: dict | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # lists, as JSON has them, so that a loaded config equals the saved one
+        for name in ("main_deconv", "multi_level_deconv", "head_deconv"):
+            setattr(self, name, [list(layer) for layer in getattr(self, name)])
+        for name in ("centre_prior_size", "flow_mean", "flow_std"):
+            setattr(self, name, list(getattr(self, name)))
+        try:
+            self.window = WindowSpec(**(self.window or {})).to_dict()
+        except TypeError as error:
+            raise ValueError(f"window must hold fields of WindowSpec only: {error}") from error
+        super().__post_init__(**kwargs)
+        self._check_choices()
+        self._check_encoder()
+        self._check_deconvolutions()
+
+    @classmethod
+    def compact(cls, **overrides: Any) -> "GFSalNetConfig":
+        """Our small model for 144 x 192 input and a CPU; any field may be overridden.
+
+        A ResNet with basic blocks (32, 64, 128, 192 channels, two blocks per stage) and a narrow decoder, softplus and
+        centre prior to train from scratch, causal flow. Two streams have 4.7 M parameters.
+        """
+        fields = {
+            "encoder_config": {
+                "layer_type": "basic",
+                "embedding_size": 32,
+                "hidden_sizes": [32, 64, 128, 192],
+                "depths": [2, 2, 2, 2],
+            },
+            "main_deconv": [[64, 4, 2, 1], [32, 8, 4, 2]],
+            "multi_level_deconv": [[32, 3, 1, 1], [24, 3, 1, 1], [16, 3, 1, 1]],
+            "output_activation": "softplus",
+            "centre_prior": True,
+            "flow_pair": "previous",
+        }
+        return cls(**{**fields, **overrides})
+
+    @property
+    def window_spec(self) -> WindowSpec:
+        """The window as an object."""
+        return WindowSpec(**(self.window or {}))
+
+    def _check_choices(self) -> None:
+        for name, choices in (
+            ("streams", ("both", "appearance", "motion")),
+            ("fusion", ("gated", "conv")),
+            ("output_activation", ("relu", "softplus")),
+            ("flow_pair", ("next", "previous")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        if self.channel_attention_reduction < 1:
+            raise ValueError(f"channel_attention_reduction must be at least 1, got {self.channel_attention_reduction}")
+        if len(self.centre_prior_size) != 2 or min(self.centre_prior_size) < 1:
+            raise ValueError(f"centre_prior_size must be [rows, columns], got {self.centre_prior_size}")
+        if len(self.flow_mean) != 3 or len(self.flow_std) != 3 or min(self.flow_std) <= 0:
+            raise ValueError("flow_mean and flow_std must have three values (RGB) each, flow_std above 0")
+
+    def _check_encoder(self) -> None:
+        encoder: Any = self.encoder_config  # a ResNetConfig by now
+        if len(encoder.hidden_sizes) != 4 or len(encoder.depths) != 4:
+            raise ValueError(
+                f"encoder_config must have four stages, got hidden_sizes {encoder.hidden_sizes} and depths "
+                f"{encoder.depths}: the decoder reads strides 4, 8, 16 and 32"
+            )
+        if encoder.downsample_in_first_stage:
+            raise ValueError("encoder_config must keep downsample_in_first_stage=False: stage 1 has to have stride 4")
+
+    def _check_deconvolutions(self) -> None:
+        for name in ("main_deconv", "multi_level_deconv", "head_deconv"):
+            layers = getattr(self, name)
+            if not layers or any(len(layer) != 4 for layer in layers):
+                raise ValueError(f"{name} must list at least one [channels, kernel, stride, padding], got {layers}")
+            for channels, kernel, stride, padding in layers:
+                if min(channels, kernel, stride) < 1 or padding < 0 or kernel - 2 * padding != stride:
+                    raise ValueError(
+                        f"{name} has {[channels, kernel, stride, padding]}: a layer must enlarge by its stride "
+                        "exactly, so take kernel - 2 * padding = stride, for instance kernel 4, stride 2, padding 1"
+                    )
+        if self.head_deconv[-1][0] != 1:
+            raise ValueError(f"the last layer of head_deconv must have 1 channel, got {self.head_deconv[-1][0]}")
+        main, multi_level, head = (
+            prod(layer[2] for layer in layers)
+            for layers in (self.main_deconv, self.multi_level_deconv, self.head_deconv)
+        )
+        if main * head != TRUNK_STRIDE:
+            raise ValueError(
+                f"strides of main_deconv ({main}) times those of head_deconv ({head}) must be {TRUNK_STRIDE} to reach "
+                f"the input size: main strides must multiply to {TRUNK_STRIDE}/{head}"
+            )
+        if self.multi_level and multi_level * head != FIRST_STAGE_STRIDE:
+            raise ValueError(
+                f"strides of multi_level_deconv ({multi_level}) times those of head_deconv ({head}) must be "
+                f"{FIRST_STAGE_STRIDE} to meet the main branch: change one of them, or set multi_level=False"
+            )
+
+
+__all__ = ["GFSalNetConfig"]
