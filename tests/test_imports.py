@@ -22,7 +22,7 @@ LAYERS = [
     ["audio_io"],
     ["video_writing"],
     ["video_io"],
-    ["sources"],
+    ["sources", "loading"],
     ["predictor", "data", "reports", "visualization"],
     ["pipeline_video_saliency"],
     ["training"],

@@ -102,6 +102,7 @@ def test_visage_interleaved_offsets(name):
     times = [Fraction(index, 30) for index in range(length)]
     for plan in (
         plan_windows(times, WindowSpec(20, step_seconds=0.2)),
+        plan_windows([float(time) for time in times], WindowSpec(20, step_seconds=0.2)),
         plan_windows(length, WindowSpec(20, step=6)),
     ):
         assert sorted(window.frames for window in plan) == sorted(tuple(frames) for frames in GOLDEN[name])
@@ -115,6 +116,9 @@ def test_tased_head_runs_backwards_from_the_future():
 def test_reverse_head_needs_two_windows_less_one(caplog):
     spec = WindowSpec(4, output="last", head_policy="reverse")
     with caplog.at_level(logging.WARNING):
+        plan_windows(12, WindowSpec(16, 3, output="middle", head_policy="reverse"))
+        assert len(caplog.records) == 1, "one clip, one warning"
+        caplog.clear()
         plan = plan_windows(6, spec)
     assert [window.frames for window in plan[:2]] == [(0, 0, 0, 0), (0, 0, 0, 1)]
     assert [record.getMessage() for record in caplog.records] == [
@@ -158,7 +162,8 @@ def test_long_pause_costs_no_empty_forwards():
         ({"num_frames": 0}, "num_frames must be a whole number of at least 1"),
         ({"num_frames": 2.0}, "num_frames must be a whole number"),
         ({"step": 0}, "step must be a whole number"),
-        ({"step_seconds": 0.0}, "step_seconds must be positive"),
+        ({"step_seconds": 0.0}, "at least 0.0001"),
+        ({"step_seconds": 1e-6}, "at least 0.0001"),
         ({"step_seconds": 0.2, "step": 2}, "not both"),
         ({"num_frames": 4, "hop": 5}, "would leave frames without a map"),
         ({"num_frames": 4, "hop": 2, "output": "last"}, "would leave frames without a map"),

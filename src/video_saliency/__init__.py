@@ -10,6 +10,7 @@ from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.models.auto import AutoModelForVideoSaliency
 from video_saliency.models.gfsalnet.configuration_gfsalnet import GFSalNetConfig
 from video_saliency.models.gfsalnet.modeling_gfsalnet import GFSalNetForVideoSaliency
+from video_saliency.predictor import SaliencyFrame, VideoSaliencyPredictor
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.version import __version__
 from video_saliency.windows import Window, WindowPlanner, WindowSpec, plan_windows
@@ -22,7 +23,9 @@ __all__ = [
     "AutoModelForVideoSaliency",
     "GFSalNetConfig",
     "GFSalNetForVideoSaliency",
+    "SaliencyFrame",
     "VideoSaliencyOutput",
+    "VideoSaliencyPredictor",
     "VideoSaliencyProcessor",
     "Window",
     "WindowPlanner",

@@ -75,9 +75,9 @@ def gaussian_blur(maps: torch.Tensor, sigma: float) -> torch.Tensor:
         )
     for axis in (-2, -1):
         radius = min(math.ceil(2.5 * sigma), maps.shape[axis] - 1)
-        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=maps.device)
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
         kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-        kernel = (kernel / kernel.sum()).to(maps.dtype)
+        kernel = (kernel / kernel.sum()).to(maps.device, maps.dtype)
         vertical = axis == -2
         padding = (0, 0, radius, radius) if vertical else (radius, radius, 0, 0)
         weight = kernel.reshape(1, 1, -1, 1) if vertical else kernel.reshape(1, 1, 1, -1)
@@ -126,8 +126,8 @@ class VideoSaliencyProcessor(ProcessorMixin):
             raise ValueError(f'size must be {{"height": h, "width": w}} in pixels, got {size!r}')
         if resample not in ("bilinear", "bicubic"):
             raise ValueError(f"resample must be 'bilinear' or 'bicubic', got {resample!r}")
-        self.image_mean = list(image_mean) if image_mean is not None else IMAGENET_MEAN
-        self.image_std = list(image_std) if image_std is not None else IMAGENET_STD
+        self.image_mean = list(image_mean) if image_mean is not None else list(IMAGENET_MEAN)
+        self.image_std = list(image_std) if image_std is not None else list(IMAGENET_STD)
         self.rescale_factor = rescale_factor
         self.resample = resample
         super().__init__()
@@ -177,7 +177,7 @@ class VideoSaliencyProcessor(ProcessorMixin):
 
     def resize_frames(self, frames: torch.Tensor | np.ndarray) -> torch.Tensor:
         """uint8 frames `(frames, 3, height, width)` at model size, from uint8 RGB `(frames, h, w, 3)`."""
-        frames = torch.as_tensor(frames)
+        frames = torch.as_tensor(frames).cpu()  # torch resizes 8-bit pictures on the CPU only
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or min(frames.shape) < 1:
             raise ValueError(
                 "a video must be uint8 RGB of shape (frames, height, width, 3) with at least one frame, got "

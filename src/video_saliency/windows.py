@@ -59,8 +59,11 @@ class WindowSpec:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"window {name} must be a whole number of at least 1, got {value!r}")
-        if self.step_seconds is not None and not self.step_seconds > 0:
-            raise ValueError(f"window step_seconds must be positive, got {self.step_seconds!r}: use None for frames")
+        if self.step_seconds is not None and not self.step_seconds >= 1e-4:
+            raise ValueError(
+                f"window step_seconds must be a time in seconds of at least 0.0001, got {self.step_seconds!r}: "
+                "use None for a step in frames"
+            )
         if self.step_seconds is not None and self.step != 1:
             raise ValueError("a window has a step in frames or in seconds, not both: leave step at 1")
         for name, choices in (("output", OUTPUTS), ("head_policy", HEAD_POLICIES), ("tail_policy", TAIL_POLICIES)):
@@ -81,12 +84,20 @@ class WindowSpec:
 
     @property
     def step_time(self) -> Fraction | None:
-        """`step_seconds` as a rational: 0.2 is 1/5, also where the float is not."""
-        return None if self.step_seconds is None else Fraction(self.step_seconds).limit_denominator(100_000)
+        """`step_seconds` as a rational."""
+        return None if self.step_seconds is None else as_rational(self.step_seconds)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON types; `WindowSpec(**spec.to_dict()) == spec`."""
         return asdict(self)
+
+
+def as_rational(value: Fraction | float) -> Fraction:
+    """A rational as it is; a float as the simple rational that it stands for: 0.2 is 1/5, also where the float is not.
+
+    Denominators up to 100,000 tell all usual frame rates and clocks apart.
+    """
+    return value if isinstance(value, Fraction) else Fraction(value).limit_denominator(100_000)
 
 
 class Window(NamedTuple):
@@ -145,7 +156,7 @@ class WindowPlanner:
         self._num_closed = 0  # of which no further frame can join
         self._dropped_cells = 0  # removed from long pauses
         self._next = 0  # number of the next window ("all") or of the next described cell
-        self._finished = False
+        self._finished = self._warned = False
         self._first_time: Fraction | None = None
         self._last_time: Fraction | None = None
 
@@ -181,7 +192,7 @@ class WindowPlanner:
             return self.num_frames // self.spec.step
         if time is None:
             raise ValueError("this model takes frames by time: pass each frame's presentation time in seconds")
-        time = Fraction(time)
+        time = as_rational(time)
         if self._first_time is None:
             self._first_time = self._last_time = time
         if self._last_time is not None and time < self._last_time:
@@ -273,7 +284,8 @@ class WindowPlanner:
         if start < 0 and spec.head_policy == "reverse":
             needed = 2 * size - 1 if spec.output == "last" else size // 2 + 1
             if length < needed:
-                if start == 1 - size or spec.output == "middle":
+                if not self._warned:
+                    self._warned = True
                     logger.warning(
                         "the clip has %d steps, head_policy='reverse' needs %d: falling back to 'repeat'",
                         length,

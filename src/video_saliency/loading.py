@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading a model and its processor strictly, with errors that say what to do.
+
+transformers fills missing weights with random ones and only logs it, and makes up a processor where none is saved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from video_saliency.processing_video_saliency import VideoSaliencyProcessor
+
+SHOWN_KEYS = 5
+
+
+def load_config(name_or_path: str) -> Any:
+    """The config of a model folder or Hub id. Raises `ValueError` if there is none, or not one of a saliency model."""
+    _check_folder(name_or_path, "config.json", "name a folder that save_pretrained wrote")
+    config = _load(AutoConfig, name_or_path)
+    if getattr(config, "window_spec", None) is None:
+        raise ValueError(
+            f"{name_or_path} is a {config.model_type} model, not one for video saliency: name another one"
+        )
+    return config
+
+
+def load_model(name_or_path: str) -> Any:
+    """The model of a folder or Hub id with all of its weights, in evaluation mode.
+
+    Raises:
+        ValueError: if it cannot be loaded, or weights are missing, unused or misshapen; the message names them.
+    """
+    load_config(name_or_path)
+    model, report = _load(AutoModel, name_or_path, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in report.get(kind) or ())
+        if keys:
+            more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+            raise ValueError(
+                f"the weights of {name_or_path} do not fit its config, {kind.replace('_', ' ')}: "
+                f"{', '.join(keys[:SHOWN_KEYS])}{more}: save or download the model again"
+            )
+    return model.eval()
+
+
+def load_processor(name_or_path: str) -> VideoSaliencyProcessor:
+    """The processor of a folder or Hub id. Raises `ValueError` if there is none."""
+    _check_folder(name_or_path, "processor_config.json", "save the processor beside the model")
+    processor: VideoSaliencyProcessor = _load(AutoProcessor, name_or_path)
+    return processor
+
+
+def _check_folder(name_or_path: str, file: str, remedy: str) -> None:
+    folder = Path(name_or_path)
+    if folder.is_dir() and not (folder / file).exists():
+        raise ValueError(f"{name_or_path} has no {file}: {remedy}")
+
+
+def _load(auto_class: Any, name_or_path: str, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(name_or_path, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if Path(name_or_path).is_dir():
+            raise ValueError(
+                f"the model in {name_or_path} is damaged ({reason}): save or download it again"
+            ) from error
+        raise ValueError(
+            f"cannot load the model {name_or_path!r}: it must be a folder or the id of a repository on the Hub that "
+            f"you can reach ({reason})"
+        ) from error

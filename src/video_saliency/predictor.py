@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one loop that the pipeline, the command line and the Space use: a clip in, a map for every frame out.
+
+A background thread decodes, and shrinks each frame once. The planner says which frames form a window; windows are
+batched across time; maps leave in frame order. Memory does not grow with the clip: only frames that a coming window
+needs are kept, as small 8-bit pictures, and source frames (for overlays) wait as decoded YUV.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from video_saliency.background import prefetch
+from video_saliency.loading import load_model, load_processor
+from video_saliency.modeling_outputs import VideoSaliencyOutput
+from video_saliency.processing_video_saliency import VideoSaliencyProcessor, post_process_maps
+from video_saliency.sources import Frame, Source, open_source
+from video_saliency.video_io import TruncatedVideoError, VideoError
+from video_saliency.windows import Window, WindowPlanner
+
+logger = logging.getLogger(__name__)
+
+FRAMES_PER_BATCH = 8  # enough to keep two cores busy, small enough for a laptop
+MAX_KEPT_BYTES = 512 * 2**20
+
+
+@dataclass
+class SaliencyFrame:
+    """The prediction for one source frame.
+
+    Attributes:
+        frame_index: 0-based number of the source frame.
+        time: its presentation time in seconds, first frame 0, as a rational.
+        model_map: `(h, w)` float32, at the model's size and on its own scale.
+        source_size: `(height, width)` of the source.
+        extra_maps: further maps by name, `(h, w)` float32, such as `gate_maps`.
+        frame: the source frame, if it was asked for; `frame.to_rgb()` is `(height, width, 3)` uint8.
+    """
+
+    frame_index: int
+    time: Fraction
+    model_map: torch.Tensor
+    source_size: tuple[int, int]
+    extra_maps: dict[str, torch.Tensor] = field(default_factory=dict)
+    frame: Frame | None = None
+    smoothing: float | None = None
+    normalize: str | None = "frame"
+
+    @property
+    def time_s(self) -> float:
+        """Presentation time in seconds."""
+        return float(self.time)
+
+    @cached_property
+    def saliency_map(self) -> torch.Tensor:
+        """`(height, width)` float32 at source size; by default divided by its maximum. Made on first use."""
+        return self.map_at(self.source_size)
+
+    def map_at(self, size: tuple[int, int]) -> torch.Tensor:
+        """The map at any `(height, width)`, smoothed and normalised as the stream was asked to."""
+        return post_process_maps(self.model_map, size, smoothing=self.smoothing, normalize=self.normalize)
+
+    def display_map(self, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """`(height, width)` in 0..1 for pictures, whatever `normalize` the stream has; at source size by default."""
+        if size is None and self.normalize == "frame":
+            return self.saliency_map
+        size = size or self.source_size
+        return post_process_maps(self.model_map, size, smoothing=self.smoothing, normalize="frame")
+
+    def extra_map_at_source(self, name: str) -> torch.Tensor:
+        """`(height, width)`: the further map `name` enlarged to source size, on its own scale."""
+        return post_process_maps(self.extra_maps[name], self.source_size, normalize=None)
+
+
+@dataclass
+class _Shown:
+    """What is remembered of a source frame until its map is ready."""
+
+    index: int
+    time: Fraction
+    size: tuple[int, int]
+    pixels: torch.Tensor | None  # (3, h, w) uint8 at model size
+    frame: Frame | None
+
+
+_Maps = tuple[torch.Tensor, dict[str, torch.Tensor]]
+
+
+class VideoSaliencyPredictor:
+    """Runs a video saliency model over clips of any length.
+
+    Args:
+        model: a model of this package, or one whose config has a `window_spec` and whose output has `saliency_maps`.
+        processor: its `VideoSaliencyProcessor`.
+        device: where the model runs. Default: where it is.
+        dtype: precision of the model's weights and inputs; maps are float32 always. Default: as loaded.
+        batch_size: windows in one forward. Default: as many as hold 8 frames.
+        max_kept_bytes: source frames that wait for their maps may take this much memory; beyond it they are dropped
+            and decoded a second time when they are due.
+
+    Raises:
+        ValueError: for a model without a window, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: VideoSaliencyProcessor,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int | None = None,
+        max_kept_bytes: int = MAX_KEPT_BYTES,
+    ) -> None:
+        spec = getattr(model.config, "window_spec", None)
+        if spec is None:
+            raise ValueError(
+                f"{type(model).__name__} has no window in its config, so it is not a video saliency model: "
+                "load one with AutoModel.from_pretrained after `import video_saliency`"
+            )
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.model = model.to(device=device or model.device, dtype=dtype or model.dtype).eval()
+        self.processor = processor
+        self.spec = spec
+        self.batch_size = batch_size or max(1, FRAMES_PER_BATCH // spec.num_frames)
+        self.max_kept_bytes = max_kept_bytes
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **options: Any) -> VideoSaliencyPredictor:
+        """A predictor with the model and processor of a folder or Hub id; `options` as for the class.
+
+        Raises `ValueError` if they cannot be loaded, or weights are missing or unused.
+        """
+        return cls(load_model(name_or_path), load_processor(name_or_path), **options)
+
+    def stream(
+        self,
+        video: Any,
+        *,
+        map_stride: int = 1,
+        start_frame: int = 0,
+        with_frames: bool = False,
+        extra_maps: Sequence[str] = (),
+        smoothing: float | None = None,
+        normalize: str | None = "frame",
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Generator[SaliencyFrame, None, None]:
+        """One `SaliencyFrame` for every source frame, in order, as soon as it is known.
+
+        Args:
+            video: see `open_source`: path, URL, array, tensor, or `{"frames": iterable, "fps": rate}`.
+            map_stride: predict the map of every `map_stride`-th frame only and interpolate the others linearly in
+                time; behind the last predicted map it is held. Windows that describe no such frame are not run.
+            start_frame: first frame to be given out. Earlier ones are read again but predicted only where a batch
+                reaches across, so that the maps are those of an unbroken run, to the bit.
+            with_frames: also give out the source frames.
+            extra_maps: names of further outputs of the model to give out, for instance `["gate_maps"]`.
+            smoothing, normalize: how `saliency_map` is made; see `post_process_maps`.
+            progress: called with (frames given out so far, frames in all or `None` if unknown).
+
+        Raises:
+            ValueError: for a wrong argument or source.
+            TruncatedVideoError: after the maps of all readable frames, if the video breaks off.
+        """
+        if map_stride < 1 or start_frame < 0:
+            raise ValueError(f"map_stride must be at least 1 and start_frame at least 0: {map_stride}, {start_frame}")
+        if getattr(self.model.config, "streams", "appearance") != "appearance":
+            logger.warning("this model has a motion stream, which sees zero flow: no optical flow is computed yet")
+        source = open_source(video)
+        run = _Run(self, source, map_stride, start_frame, with_frames, tuple(extra_maps))
+        options: dict[str, Any] = {"smoothing": smoothing, "normalize": normalize}
+        return self._stream(run, source, options, progress)
+
+    def _stream(
+        self, run: _Run, source: Source, options: dict[str, Any], progress: Callable[[int, int | None], None] | None
+    ) -> Generator[SaliencyFrame, None, None]:
+        done = run.start_frame
+        for shown, (model_map, extras) in run.frames_with_maps():
+            # coming windows may still need the small picture, but nobody the source frame
+            frame, shown.frame = shown.frame, None
+            yield SaliencyFrame(shown.index, shown.time, model_map, shown.size, extras, frame, **options)
+            done += 1
+            if progress is not None:
+                progress(done, source.num_frames)
+
+    def predict_windows(self, windows: torch.Tensor, extra_maps: Sequence[str] = ()) -> list[torch.Tensor]:
+        """The model's maps for uint8 windows `(batch, frames, 3, h, w)` at model size.
+
+        Returns:
+            `saliency_maps`, then each of `extra_maps`: float32 `(batch, described frames, h, w)` on the CPU.
+
+        Raises:
+            ValueError: if the model gives out no map of such a name.
+        """
+        pixels = self.processor.normalize_frames(windows, device=self.model.device, dtype=self.model.dtype)
+        with torch.inference_mode():
+            outputs: VideoSaliencyOutput = self.model(pixel_values_videos=pixels)
+        results = []
+        for name in ("saliency_maps", *extra_maps):
+            maps = outputs.get(name)
+            if maps is None:
+                known = [key for key, value in outputs.items() if key.endswith("_maps") and value is not None]
+                raise ValueError(f"this model gives out no {name}: it has {', '.join(known)}")
+            results.append(maps.float().cpu())
+        return results
+
+
+class _Run:
+    """One pass over one clip: from frames to windows to batches to maps in frame order."""
+
+    def __init__(
+        self,
+        predictor: VideoSaliencyPredictor,
+        source: Source,
+        map_stride: int,
+        start_frame: int,
+        with_frames: bool,
+        extra_maps: tuple[str, ...],
+    ) -> None:
+        self.predictor, self.source = predictor, source
+        self.map_stride, self.start_frame, self.extra_maps = map_stride, start_frame, extra_maps
+        self.first_map = start_frame // map_stride * map_stride  # interpolation starts from here
+        self.keep_frames = with_frames
+        self.with_frames = with_frames
+        self.planner = WindowPlanner(predictor.spec)
+        self.buffer: deque[_Shown] = deque()  # frames that coming windows may need
+        self.waiting: deque[_Shown] = deque()  # frames whose map has not been given out
+        self.kept_bytes = 0  # of source frames in waiting and in the queue
+        self.kept_bytes_lock = threading.Lock()
+        self.truncated: TruncatedVideoError | None = None
+        self.batch: list[tuple[Window, list[torch.Tensor]]] = []
+        self.maps: dict[int, _Maps] = {}
+        self.previous: tuple[Fraction, _Maps] | None = None
+        self.rewound: Iterator[Frame] | None = None
+
+    def frames_with_maps(self) -> Iterator[tuple[_Shown, _Maps]]:
+        depth = self.predictor.batch_size * self.predictor.spec.num_frames + 2
+        reader = prefetch(self.read(), depth)
+        try:
+            for shown in self.up_to_the_break(reader):
+                self.remember(shown)
+                yield from self.advance(self.planner.push(shown.time))
+            if self.planner.num_frames == 0 and self.truncated is None:
+                raise ValueError("the video has no frames")
+            yield from self.advance(self.planner.finish())
+            self.run_batch()
+            yield from self.ready(at_end=True)
+        finally:
+            reader.close()  # type: ignore[attr-defined]
+            if self.rewound is not None:
+                self.rewound.close()  # type: ignore[attr-defined]
+        if self.truncated is not None:
+            raise self.truncated
+
+    def up_to_the_break(self, reader: Iterator[_Shown]) -> Iterator[_Shown]:
+        """All frames of a video that breaks off; the error is kept for later."""
+        try:
+            yield from reader
+        except TruncatedVideoError as error:
+            self.truncated = error
+
+    def read(self) -> Iterator[_Shown]:
+        """Runs in the background thread: decode, shrink, and account for the source frames that are kept."""
+        for frame in self.source.frames():
+            rgb = frame.to_rgb()
+            pixels = self.predictor.processor.resize_frames(rgb[None])[0]
+            shown = _Shown(frame.index, frame.time, (rgb.shape[0], rgb.shape[1]), pixels, None)
+            if self.keep_frames:
+                self.count_kept(frame.nbytes)
+                over_limit = self.kept_bytes > self.predictor.max_kept_bytes
+                if over_limit and self.source.can_rewind:
+                    logger.info("source frames in waiting exceed %d bytes: decoding a second time", self.kept_bytes)
+                    self.keep_frames = False
+                else:
+                    shown.frame = frame
+            yield shown
+
+    def count_kept(self, size: int) -> None:
+        with self.kept_bytes_lock:
+            self.kept_bytes += size
+
+    def remember(self, shown: _Shown) -> None:
+        self.buffer.append(shown)
+        self.waiting.append(shown)
+        if self.with_frames and not self.keep_frames:
+            for other in self.waiting:
+                other.frame = None
+
+    def advance(self, windows: list[Window]) -> Iterator[tuple[_Shown, _Maps]]:
+        """Batch the windows, run full batches, give out what is ready, forget what is not needed any more."""
+        for window in windows:
+            if not any(frame % self.map_stride == 0 for _, frame in window.maps):
+                continue
+            first = self.buffer[0].index
+            # frames are numbered without gaps, so a frame's place in the buffer follows from its index
+            pixels = [self.buffer[index - first].pixels for index in window.frames]
+            self.batch.append((window, [picture for picture in pixels if picture is not None]))
+            if len(self.batch) == self.predictor.batch_size:
+                self.run_batch()
+                yield from self.ready()
+        while self.buffer and self.buffer[0].index < self.planner.oldest_needed:
+            self.buffer.popleft().pixels = None
+
+    def run_batch(self) -> None:
+        """Predict the collected windows, unless all that they describe lies before the start."""
+        batch, self.batch = self.batch, []
+        wanted = {
+            (row, output_index): frame
+            for row, (window, _) in enumerate(batch)
+            for output_index, frame in window.maps
+            if frame % self.map_stride == 0 and frame >= self.first_map
+        }
+        if not wanted:
+            return
+        windows = torch.stack([torch.stack(pictures) for _, pictures in batch])
+        maps, *extras = self.predictor.predict_windows(windows, self.extra_maps)
+        for (row, output_index), frame in wanted.items():
+            # clones, so that one map that is kept does not keep its batch
+            further = {
+                name: extra[row, output_index].clone() for name, extra in zip(self.extra_maps, extras, strict=True)
+            }
+            self.maps[frame] = (maps[row, output_index].clone(), further)
+
+    def ready(self, at_end: bool = False) -> Iterator[tuple[_Shown, _Maps]]:
+        """Frames whose maps are known, in order: up to the next predicted map, or all at the end of the clip."""
+        while self.waiting:
+            head = self.waiting[0].index
+            anchor = -(-head // self.map_stride) * self.map_stride  # the first predicted frame from here on
+            if head < self.first_map:
+                self.give_out()
+                continue
+            if anchor not in self.maps and not (at_end and anchor > self.waiting[-1].index):
+                return
+            shown = self.give_out()
+            if shown.index == anchor:
+                self.previous = (shown.time, self.maps.pop(anchor))
+                maps = self.previous[1]
+            else:
+                maps = self.between(shown, anchor)
+            if shown.index >= self.start_frame:
+                yield self.with_frame(shown), maps
+
+    def between(self, shown: _Shown, anchor: int) -> _Maps:
+        """Maps of a frame between two predicted ones, linear in time; behind the last predicted one it is held."""
+        assert self.previous is not None  # the first frame of a clip is always predicted
+        start, (map_before, extras_before) = self.previous
+        if anchor not in self.maps:
+            return map_before, extras_before
+        map_after, extras_after = self.maps[anchor]
+        end = next(other.time for other in self.waiting if other.index == anchor)
+        weight = float((shown.time - start) / (end - start))
+        extras = {name: torch.lerp(extras_before[name], extras_after[name], weight) for name in extras_before}
+        return torch.lerp(map_before, map_after, weight), extras
+
+    def give_out(self) -> _Shown:
+        shown = self.waiting.popleft()
+        if shown.frame is not None:
+            self.count_kept(-shown.frame.nbytes)
+        return shown
+
+    def with_frame(self, shown: _Shown) -> _Shown:
+        """The frame itself, decoded a second time if it could not be kept."""
+        if self.with_frames and shown.frame is None:
+            if self.rewound is None:
+                self.rewound = self.source.frames()
+            try:
+                shown.frame = next(frame for frame in self.rewound if frame.index == shown.index)
+            except (StopIteration, TruncatedVideoError) as error:
+                raise VideoError(
+                    f"frame {shown.index} could not be read a second time: copy the video to a local disk first"
+                ) from error
+        return shown
