@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict where people look in video. Importing this package registers its models with transformers' Auto classes."""
+"""Predict where people look in video.
+
+Importing this package registers its models with the Auto classes of transformers and the task "video-saliency" with
+its pipelines:
+
+    import video_saliency
+    from transformers import pipeline
+
+    result = pipeline("video-saliency")("clip.mp4")
+"""
 
 from __future__ import annotations
 
-from transformers import AutoProcessor
+from transformers import AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.models.auto import AutoModelForVideoSaliency
 from video_saliency.models.gfsalnet.configuration_gfsalnet import GFSalNetConfig
 from video_saliency.models.gfsalnet.modeling_gfsalnet import GFSalNetForVideoSaliency
+from video_saliency.pipeline_video_saliency import VideoSaliencyPipeline
 from video_saliency.predictor import SaliencyFrame, VideoSaliencyPredictor
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.version import __version__
@@ -18,6 +29,14 @@ from video_saliency.windows import Window, WindowPlanner, WindowSpec, plan_windo
 for _config_class in (GFSalNetConfig,):
     AutoProcessor.register(_config_class, VideoSaliencyProcessor, exist_ok=True)
 
+PIPELINE_REGISTRY.register_pipeline(
+    "video-saliency",
+    pipeline_class=VideoSaliencyPipeline,
+    pt_model=(AutoModel,),
+    default={"model": (DEFAULT_MODEL, "main")},
+    type="multimodal",
+)
+
 __all__ = [
     "DEFAULT_MODEL",
     "AutoModelForVideoSaliency",
@@ -25,6 +44,7 @@ __all__ = [
     "GFSalNetForVideoSaliency",
     "SaliencyFrame",
     "VideoSaliencyOutput",
+    "VideoSaliencyPipeline",
     "VideoSaliencyPredictor",
     "VideoSaliencyProcessor",
     "Window",

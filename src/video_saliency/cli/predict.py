@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`video-saliency predict`: clips in, overlays, maps and tables out."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from video_saliency.background import BackgroundWriter
+from video_saliency.cli.devices import pick_device, pick_dtype
+from video_saliency.cli.errors import EXPECTED_ERRORS, RUN_BROKE_OFF, describe_error, one_line_errors, show_error
+from video_saliency.cli.outputs import CsvOutput, FolderOutput, OutputFolder, OverlayOutput, SheetOutput
+from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.loading import load_model, load_processor
+from video_saliency.predictor import VideoSaliencyPredictor
+from video_saliency.version import __version__
+from video_saliency.video_io import TruncatedVideoError, VideoInfo, probe
+
+KINDS = ("overlay", "maps", "png", "csv", "sheet")
+VIDEO_SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
+    *(".ogv", ".3gp", ".gif"),
+}
+WRITE_BEHIND = 8  # frames that may wait for the writer
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for, checked."""
+
+    model: str
+    save: tuple[str, ...]
+    map_size: str
+    normalize: str
+    map_stride: int
+    segment_frames: int
+    resume: bool
+
+
+def predict(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Videos, stills, URLs, or folders of videos.", metavar="INPUT...")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write to; each clip gets a folder of its own in it.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub id. Default: the embedded model.")] = DEFAULT_MODEL,
+    save: Annotated[str, typer.Option(help=f"What to write, with commas between: {','.join(KINDS)}.")] = "overlay",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's own.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows in one forward. Default: 8 frames' worth.")] = None,
+    map_stride: Annotated[int, typer.Option(help="Predict every k-th map and interpolate the rest.")] = 1,
+    map_size: Annotated[str, typer.Option(help="Size of saved maps and PNGs: model or source.")] = "model",
+    normalize: Annotated[str, typer.Option(help="Saved maps: frame (each divided by its maximum) or none.")] = "frame",
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted; skip finished clips.")] = False,
+    segment_frames: Annotated[int, typer.Option(help="Frames between points to resume from.")] = 250,
+) -> None:
+    """Predict where people look: one saliency map for every frame of each clip."""
+    with one_line_errors():
+        options = Options(model, _parse_save(save), map_size, normalize, map_stride, segment_frames, resume)
+        _check_options(options)
+        clips = find_clips(inputs, output)
+        network, processor = load_model(model), load_processor(model)
+        predictor = VideoSaliencyPredictor(
+            network, processor, device=pick_device(device), dtype=pick_dtype(dtype), batch_size=batch_size
+        )
+        settings = run_settings(predictor, options)
+        output.mkdir(parents=True, exist_ok=True)
+    code = 0
+    for clip, folder in clips.items():
+        try:
+            code = max(code, predict_clip(predictor, clip, folder, settings, options))
+        except EXPECTED_ERRORS as error:  # the other clips of a batch are still wanted
+            message, clip_code = describe_error(error)
+            show_error(message if clip in message else f"{clip}: {message}")
+            code = max(code, clip_code)
+    if code:
+        raise typer.Exit(code)
+
+
+def predict_clip(
+    predictor: VideoSaliencyPredictor, clip: str, folder: Path, settings: dict[str, Any], options: Options
+) -> int:
+    """Write all outputs of one clip; returns the exit code. Raises one of `EXPECTED_ERRORS` if it cannot."""
+    info = probe(clip)
+    settings = {"source": _fingerprint(clip), **settings}
+    out = OutputFolder(
+        folder,
+        settings,
+        segment_frames=options.segment_frames,
+        resume=options.resume,
+        retry_broken=_is_url(clip),
+    )
+    if out.is_complete:
+        tell(f"{clip}: already done, see {folder}")
+        return _tell_break(out)
+    for kind in options.save:
+        out.outputs[kind] = _make_output(kind, clip, info, out, options)
+    if not out.is_predicted:
+        _write_frames(predictor, clip, info, out, options)
+    files = out.finish()
+    tell(f"{clip}: {out.frames_done} frames")
+    for kind, path in files.items():
+        note = f" (sound: {out.outputs[kind].sound})" if kind == "overlay" else ""
+        tell(f"  {kind:8}{path}{note}")
+    return _tell_break(out)
+
+
+def _tell_break(out: OutputFolder) -> int:
+    """The exit code of a clip whose files are made; says so if its video breaks off."""
+    if out.note is None:
+        return 0
+    show_error(f"{out.note}; the files hold the frames before the break")
+    return RUN_BROKE_OFF
+
+
+def _write_frames(
+    predictor: VideoSaliencyPredictor, clip: str, info: VideoInfo, out: OutputFolder, options: Options
+) -> None:
+    """Predict the frames that are not done and write their shares, the writer one thread behind the model."""
+    with (
+        out,
+        progress_bar(Path(clip).name, info.num_frames, out.frames_done) as advance,
+        BackgroundWriter(out.add, WRITE_BEHIND) as writer,
+    ):
+        stream = predictor.stream(
+            clip,
+            map_stride=options.map_stride,
+            normalize="frame" if options.normalize == "frame" else None,
+            start_frame=out.frames_done,
+            with_frames=any(output.needs_frames for output in out.outputs.values()),
+            progress=advance,
+        )
+        with contextlib.closing(stream):  # so that an error of the writer ends the reader at once
+            try:
+                for frame in stream:
+                    writer.put(frame)
+            except TruncatedVideoError as error:
+                out.note = str(error)
+
+
+def run_settings(predictor: VideoSaliencyPredictor, options: Options) -> dict[str, Any]:
+    """All but the clip that decides about the bytes of the outputs, for `--resume`."""
+    content = hashlib.sha256()
+    for part in (predictor.model.config.to_json_string(), predictor.processor.to_json_string()):
+        content.update(part.encode())
+    for name, tensor in predictor.model.state_dict().items():
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().float().numpy().tobytes())
+    return {
+        "model": options.model if options.model != DEFAULT_MODEL else "embedded default",
+        "config, processor and weights": content.hexdigest()[:16],
+        "device": predictor.model.device.type,
+        "dtype": str(predictor.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "batch_size": predictor.batch_size,
+        "map_stride": options.map_stride,
+        "map_size": options.map_size,
+        "normalize": options.normalize,
+        "save": list(options.save),
+        "version": __version__,
+    }
+
+
+def find_clips(inputs: list[str], output: Path) -> dict[str, Path]:
+    """Each clip with the folder for its files, in the order given; folders are taken as batches of videos.
+
+    Raises:
+        ValueError: for an empty folder, or clips that would share an output folder.
+        FileNotFoundError: for a path that does not exist.
+    """
+    clips: list[str] = []
+    for name in inputs:
+        if _is_url(name):
+            clips.append(name)
+        elif Path(name).is_dir():
+            found = sorted(str(path) for path in Path(name).iterdir() if _is_video(path))
+            if not found:
+                raise ValueError(f"the folder {name} holds no video: name a folder of clips, or the clips themselves")
+            clips.extend(found)
+        elif Path(name).exists():
+            clips.append(name)
+        else:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    clips = list(dict.fromkeys(clips))
+    names = [Path(unquote(urlsplit(clip).path) if _is_url(clip) else os.path.abspath(clip)) for clip in clips]
+    nameless = [clip for clip, name in zip(clips, names, strict=True) if name.name in ("", "..")]
+    if nameless:
+        raise ValueError(f"{nameless[0]} names no file: give the address of the video itself")
+    stems = [name.stem for name in names]
+    # clip.mp4 beside clip.mov: the folders take the whole name
+    chosen = [name.name if stems.count(name.stem) > 1 else name.stem for name in names]
+    twice = sorted({name for name in chosen if chosen.count(name) > 1})
+    if twice:
+        raise ValueError(f"several inputs are called {', '.join(twice)}: predict them into different --output folders")
+    return {clip: output / name for clip, name in zip(clips, chosen, strict=True)}
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def _make_output(kind: str, clip: str, info: VideoInfo, out: OutputFolder, options: Options) -> Any:
+    if kind == "overlay":
+        return OverlayOutput(out.work, clip, info)
+    if kind == "csv":
+        return CsvOutput(out.work)
+    if kind == "sheet":
+        return SheetOutput(out.work, Path(clip).name, out.frames_done)
+    return FolderOutput(out.work, kind, options.map_size)
+
+
+def _parse_save(save: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(part.strip() for part in save.split(",") if part.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise ValueError(f"--save {save!r}: choose from {','.join(KINDS)}, with commas between")
+    return kinds
+
+
+def _check_options(options: Options) -> None:
+    if options.map_size not in ("model", "source"):
+        raise ValueError(f"--map-size must be model or source, got {options.map_size!r}")
+    if options.normalize not in ("frame", "none"):
+        raise ValueError(f"--normalize must be frame or none, got {options.normalize!r}")
+    if options.map_stride < 1 or options.segment_frames < 1:
+        raise ValueError("--map-stride and --segment-frames must be at least 1")
+
+
+def _is_url(name: str) -> bool:
+    return "://" in name
+
+
+def _fingerprint(clip: str) -> str:
+    """Tells a changed source from the same one: name, size and time of change; of a URL the address without query."""
+    if _is_url(clip):
+        return urlsplit(clip)._replace(query="", fragment="").geturl()
+    state = os.stat(clip)
+    return f"{Path(clip).name}, {state.st_size} bytes, changed {state.st_mtime_ns}"
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, total: int | None, done: int) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr; gives the callback that moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total, completed=done)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def tell(line: str) -> None:
+    Console().print(line, highlight=False, soft_wrap=True, markup=False)
