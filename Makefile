@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # one environment per state of the requirements: a change of these files installs again
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+DEMO_CLIP := examples/friday.mp4
+DEMO_OUTPUT := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help install test quality style wheel clean
+.PHONY: help install demo test test-slow bench quality style wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,8 +22,17 @@ $(STAMP):
 
 install: $(STAMP) ## make the environment in .venv
 
+demo: $(STAMP) ## predict the example clip with the embedded model: overlay video, contact sheet, CSV
+	$(BIN)/video-saliency predict $(DEMO_CLIP) --output $(DEMO_OUTPUT) --save overlay,sheet,csv
+
 test: $(STAMP) ## the whole default test run
 	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP) ## the tests marked slow
+	$(BIN)/python -m pytest -q -m slow
+
+bench: $(STAMP) ## measure import, overhead and memory; prints ratios from one run
+	$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks
 
 quality: $(STAMP) ## lint, format check, type check
 	$(BIN)/ruff check .
@@ -37,4 +48,4 @@ wheel: $(STAMP) ## build the wheel into dist/
 	$(BIN)/python -m build -q --wheel
 
 clean: ## remove the environment, builds and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) build dist $(DEMO_OUTPUT) .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

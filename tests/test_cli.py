@@ -149,7 +149,7 @@ def test_equal_names_do_not_overwrite_each_other(tmp_path, model):
 def test_killed_run_resumes_to_equal_bytes(tmp_path, model, map_stride):
     clip = make_clip(tmp_path / "clip.mp4", num_frames=120, width=96, height=64, audio="aac")
     options = ["--model", model, "--save", ALL, "--segment-frames", 25, "--batch-size", 4, "--map-stride", map_stride]
-    assert run("predict", clip, "--output", tmp_path / "whole", *options).returncode == 0
+    assert call("predict", clip, "--output", tmp_path / "whole", *options)[0] == 0
     command = ["predict", clip, "--output", tmp_path / "killed", *options]
     progress = tmp_path / "killed" / "clip" / ".partial" / "progress.json"
     process = subprocess.Popen(
@@ -165,12 +165,10 @@ def test_killed_run_resumes_to_equal_bytes(tmp_path, model, map_stride):
     assert not (tmp_path / "killed" / "clip" / "overlay.mp4").exists()
     done = json.loads(progress.read_text())["frames_done"]
     assert 50 <= done < 120
-    resumed = run(*command, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    assert call(*command, "--resume")[0] == 0
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
-    again = run(*command, "--resume")
-    assert again.returncode == 0
-    assert "already done" in again.stdout
+    code, text = call(*command, "--resume")
+    assert (code, "already done" in text) == (0, True)
 
 
 SLOW = """
@@ -526,16 +524,15 @@ def test_full_disk_keeps_what_is_done_and_resumes(tmp_path, model):
         pytest.skip("this machine lets nobody mount a small disk")
     try:
         options = ("--model", model, "--save", "overlay,maps,csv", "--segment-frames", 10)
-        full = run("predict", clip, "--output", disk / "out", *options)
-        assert full.returncode == 1
-        assert "the disk is full" in one_line(full.stderr)
+        code, text = call("predict", clip, "--output", disk / "out", *options)
+        assert code == 1
+        assert "the disk is full" in one_line(text)
         folder = disk / "out" / "clip"
         assert [path.name for path in folder.iterdir()] == [".partial"]
         assert 0 < json.loads((folder / ".partial" / "progress.json").read_text())["frames_done"] < 60
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
-        resumed = run("predict", clip, "--output", disk / "out", *options, "--resume")
-        assert resumed.returncode == 0, resumed.stderr
-        run("predict", clip, "--output", tmp_path / "whole", *options)
+        assert call("predict", clip, "--output", disk / "out", *options, "--resume")[0] == 0
+        call("predict", clip, "--output", tmp_path / "whole", *options)
         assert files_of(folder) == files_of(tmp_path / "whole" / "clip")
     finally:
         subprocess.run(["umount", str(disk)], check=False)

@@ -32,8 +32,9 @@ def peak_memory(folder: Path, num_frames: int, mode: str = "as it is") -> int:
     clip = folder / f"clip{num_frames}.mp4"
     make_clip(clip, num_frames=num_frames, width=160, height=120)
     command = [sys.executable, "-c", SCRIPT, str(clip), str(folder / "out"), mode]
-    # one thread: what it measures is memory, and idle threads of a busy machine would only wait for each other
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # One thread: idle threads of a busy machine would only wait for each other. Few arenas: else glibc keeps a cache
+    # for each thread, whose size depends on the timing.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return int(done.stdout.splitlines()[-1]) * 1024
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from video_saliency.atomic_files import atomic_path
 
-MAX_SHARD_BYTES = 64 * 2**20
+MAX_SHARD_BYTES = 16 * 2**20  # what waits in memory, and small enough to load whole anywhere
 SHARD_OVERHEAD_BYTES = 4096  # more than the zip and npy headers of three arrays
 BYTES_PER_FRAME = 16  # frame_index and time_s
 SHARD_NAME = re.compile(r"maps-\d{8,}\.npz")
