@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from PIL import Image
-from video_factory import cut_file, make_clip, sine, test_picture
+from video_factory import cut_file, make_clip, sample_picture, sine
 
 from video_saliency.video_io import VideoError, read_audio
 
@@ -74,7 +74,7 @@ def test_resampling(tmp_path, rate):
 
 
 def test_no_sound_gives_no_block(tmp_path):
-    Image.fromarray(test_picture(0)).save(tmp_path / "a.png")
+    Image.fromarray(sample_picture(0)).save(tmp_path / "a.png")
     assert list(read_audio(make_clip(tmp_path / "clip.mp4"))) == []
     assert list(read_audio(tmp_path / "a.png")) == []
 

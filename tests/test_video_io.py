@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_factory import cut_file, damage_packets, make_clip, test_picture
+from video_factory import cut_file, damage_packets, make_clip, sample_picture
 
 from video_saliency import video_container
 from video_saliency.video_io import TruncatedVideoError, VideoError, probe, read_frames
@@ -49,7 +49,7 @@ def test_probe_and_frames(tmp_path):
     frames = list(read_frames(str(path)))
     assert [frame.index for frame in frames] == list(range(12))
     assert [frame.time for frame in frames] == [Fraction(index, 25) for index in range(12)]
-    assert all(close(frame.to_rgb(), test_picture(frame.index)) for frame in frames)
+    assert all(close(frame.to_rgb(), sample_picture(frame.index)) for frame in frames)
     assert frames[0].nbytes >= 64 * 48 * 3 // 2
     assert frames[0].to_rgb().flags.c_contiguous
 
@@ -102,7 +102,7 @@ def test_whole_files_raise_no_alarm(tmp_path, name, options, caplog):
     assert caplog.records == []
     times = [frame.time for frame in frames]
     assert times[0] == 0 and all(a < b for a, b in zip(times, times[1:], strict=False))
-    assert close(frames[-1].to_rgb(), test_picture(len(frames) - 1), 12)
+    assert close(frames[-1].to_rgb(), sample_picture(len(frames) - 1), 12)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_odd_sizes(tmp_path, width, height, pixel_format):
     info = probe(path)
     assert (info.width, info.height, info.has_audio, info.audio_codec) == (width, height, False, None)
     for frame in read_frames(path):
-        assert close(frame.to_rgb(), test_picture(frame.index, width, height), 14)  # noise loses its colour
+        assert close(frame.to_rgb(), sample_picture(frame.index, width, height), 14)  # noise loses its colour
 
 
 # --- orientation and colour ----------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_rotation_is_honoured(tmp_path, rotation, mirrored):
     info = probe(path)
     assert info.rotation == degrees
     for frame in read_frames(path):
-        expected = turn(test_picture(frame.index))
+        expected = turn(sample_picture(frame.index))
         assert close(frame.to_rgb(), expected)
         assert (info.height, info.width) == expected.shape[:2]
 
@@ -219,7 +219,7 @@ def test_unflagged_colours_are_taken_as_players_do(tmp_path, height, kr, kb):
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "100%d.png", "frame_%05d.jpg"])
 def test_a_still_picture_is_a_clip_of_one_frame(tmp_path, name):
-    picture = np.kron(test_picture(0, 16, 12), np.ones((4, 4, 1), np.uint8))[:47, :63]
+    picture = np.kron(sample_picture(0, 16, 12), np.ones((4, 4, 1), np.uint8))[:47, :63]
     Image.fromarray(picture).save(tmp_path / name)
     info = probe(tmp_path / name)
     assert (info.width, info.height, info.num_frames, info.frame_rate, info.has_audio) == (63, 47, 1, None, False)
@@ -259,7 +259,7 @@ def test_other_kinds_of_pictures_become_rgb(tmp_path, mode):
 
 
 def test_an_animated_picture_is_a_video(tmp_path):
-    pictures = [Image.fromarray(test_picture(index)) for index in range(0, 12, 4)]
+    pictures = [Image.fromarray(sample_picture(index)) for index in range(0, 12, 4)]
     pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=100)
     assert [frame.time for frame in read_frames(tmp_path / "a.gif")] == [0, Fraction(1, 10), Fraction(1, 5)]
 
@@ -323,7 +323,7 @@ def test_a_damaged_tail_is_a_truncation(tmp_path, threads, codec_options, monkey
     frames, message = read_until_break(damage_packets(path, range(40, 60)))
     assert 38 <= len(frames) <= 40
     assert "of 60" in message
-    assert all(close(frame.to_rgb(), test_picture(frame.index), 12) for frame in frames)
+    assert all(close(frame.to_rgb(), sample_picture(frame.index), 12) for frame in frames)
 
 
 @pytest.mark.parametrize("threads", [1, 8])
@@ -378,7 +378,7 @@ def make_sound_only(tmp_path):
 
 
 def make_damaged_picture(tmp_path):
-    Image.fromarray(test_picture(0, 256, 256)).save(tmp_path / "a.png")
+    Image.fromarray(sample_picture(0, 256, 256)).save(tmp_path / "a.png")
     return cut_file(tmp_path / "a.png", 0.5)
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from video_factory import cut_file, make_clip, packets_of, test_picture
+from video_factory import cut_file, make_clip, packets_of, sample_picture
 
 from video_saliency.video_io import (
     SegmentWriter,
@@ -28,7 +28,7 @@ TIMES = [Fraction(index, 25) for index in range(20)]
 def write_segment(path, indices, times=TIMES, time_base=TICK, size=(64, 48), **options):
     with SegmentWriter(path, *size, time_base, **options) as writer:
         for index in indices:
-            writer.write(test_picture(index, *size), times[index])
+            writer.write(sample_picture(index, *size), times[index])
     return path
 
 
@@ -37,7 +37,7 @@ def decoded(path):
 
 
 def pairs(times, size=(64, 48)):
-    return ((test_picture(index, *size), time) for index, time in enumerate(times))
+    return ((sample_picture(index, *size), time) for index, time in enumerate(times))
 
 
 def names(folder):
@@ -52,7 +52,7 @@ def test_frames_come_back_with_their_colours(tmp_path):
     frames = decoded(tmp_path / "clip.mp4")
     assert [time for time, _ in frames] == TIMES
     for index, (_, rgb) in enumerate(frames):
-        assert np.abs(rgb.astype(int) - test_picture(index)).mean() < 5
+        assert np.abs(rgb.astype(int) - sample_picture(index)).mean() < 5
     info = probe(tmp_path / "clip.mp4")
     assert (info.codec, info.pixel_format, info.duration_s, info.has_audio) == ("h264", "yuv420p", 0.8, False)
     assert names(tmp_path) == ["clip.mp4"]
@@ -123,9 +123,9 @@ def test_odd_sizes_become_even_by_the_last_row_and_column(tmp_path, width, heigh
 @pytest.mark.parametrize(
     ("calls", "message"),
     [
-        ([(test_picture(0, 32, 48), 0)], "frames must be uint8"),
-        ([(test_picture(0).astype(np.float32), 0)], "frames must be uint8"),
-        ([(test_picture(0), 1), (test_picture(1), 1)], "times must increase"),
+        ([(sample_picture(0, 32, 48), 0)], "frames must be uint8"),
+        ([(sample_picture(0).astype(np.float32), 0)], "frames must be uint8"),
+        ([(sample_picture(0), 1), (sample_picture(1), 1)], "times must increase"),
         ([], "no frame was written"),
     ],
 )
@@ -197,7 +197,7 @@ def test_segments_must_fit_together(tmp_path):
 
 def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path):
     def breaking():
-        yield test_picture(0), Fraction(0)
+        yield sample_picture(0), Fraction(0)
         raise TruncatedVideoError("the source breaks off")
 
     target = tmp_path / "clip.mp4"
@@ -205,7 +205,7 @@ def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path):
     with pytest.raises(TruncatedVideoError):
         write_video(target, breaking())
     with pytest.raises(KeyboardInterrupt), SegmentWriter(target, 64, 48, TICK) as writer:
-        writer.write(test_picture(0), Fraction(0))
+        writer.write(sample_picture(0), Fraction(0))
         raise KeyboardInterrupt
     assert names(tmp_path) == ["clip.mp4"] and target.read_bytes() == b"old"
     with pytest.raises(ValueError, match="no frame to write"):

@@ -13,7 +13,7 @@ import numpy as np
 SQUARE = 8
 
 
-def test_picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
+def sample_picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
     """`(height, width, 3)` uint8: dark grey noise, and an orange square whose left edge moves by 2 pixels a frame."""
     grey = np.random.default_rng(7).integers(20, 70, (height, width, 1), dtype=np.uint8)
     rgb = np.repeat(grey, 3, axis=2)  # colour noise would not survive half the colour resolution
@@ -22,7 +22,7 @@ def test_picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
     return rgb
 
 
-test_picture.__test__ = False  # type: ignore[attr-defined]
+sample_picture.__test__ = False  # type: ignore[attr-defined]
 
 
 def sine(num_samples: int, rate: int, channels: int = 2) -> np.ndarray:
@@ -83,7 +83,7 @@ def make_clip(
             layout = {1: "mono", 2: "stereo", 6: "5.1"}[audio_channels]
             sound = container.add_stream(audio, rate=audio_rate, layout=layout)
         if pictures is None:
-            pictures = (test_picture(index, width, height) for index in range(len(times)))
+            pictures = (sample_picture(index, width, height) for index in range(len(times)))
         for rgb, time in zip(pictures, times, strict=False):
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             if colors is not None:
