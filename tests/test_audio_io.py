@@ -25,11 +25,15 @@ def whole_sound(path, sampling_rate=None):
     return start, samples
 
 
-@pytest.mark.parametrize("channels", [1, 2, 6])
-@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "pcm_s16le"), (".mkv", "flac"), (".mov", "pcm_f32le")])
+@pytest.mark.parametrize(
+    ("suffix", "codec", "channels"),
+    [
+        *((".mkv", "pcm_s16le", channels) for channels in (1, 2, 6)),
+        *((".mkv", "flac", channels) for channels in (1, 2)),  # the factory's layout of six is not one of FLAC's
+        *((".mov", "pcm_f32le", channels) for channels in (1, 2, 6)),
+    ],
+)
 def test_lossless_sound_comes_back(tmp_path, channels, suffix, codec):
-    if codec == "flac" and channels == 6:
-        pytest.skip("the factory's layout is not one of FLAC's")
     path = make_clip(tmp_path / f"clip{suffix}", audio=codec, audio_channels=channels)
     start, samples = whole_sound(path)
     expected = sine(samples.shape[1], 44_100, channels)
@@ -52,11 +56,11 @@ def test_lossy_sound_is_in_step(tmp_path, suffix, codec):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-@pytest.mark.parametrize("video_start", [Fraction(0), Fraction(3)])
-@pytest.mark.parametrize("audio_start", [Fraction(1, 4), Fraction(-1, 10)])
+@pytest.mark.parametrize(
+    ("video_start", "audio_start"),  # the sum is not negative: files have no negative times
+    [(Fraction(0), Fraction(1, 4)), (Fraction(3), Fraction(1, 4)), (Fraction(3), Fraction(-1, 10))],
+)
 def test_times_count_from_the_first_frame(tmp_path, suffix, video_start, audio_start):
-    if video_start + audio_start < 0:
-        pytest.skip("files have no negative times")
     path = make_clip(tmp_path / f"clip{suffix}", audio="aac", start=video_start, audio_start=audio_start)
     start = next(read_audio(path))[0]
     # a packet of 1,024 samples in front settles the decoder; it is played as silence where the sound starts late

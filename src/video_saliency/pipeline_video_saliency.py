@@ -145,14 +145,12 @@ class VideoSaliencyPipeline(Pipeline):
         extra_maps: Sequence[str] = (),
         **options: Any,
     ) -> dict[str, Any]:
-        num_frames = open_source(inputs.video).num_frames
+        source = open_source(inputs.video)
         names = ("saliency_maps", *extra_maps)
-        stacks = {name: _MapStack(num_frames, len(names)) for name in names}
+        stacks = {name: _MapStack(source.num_frames, len(names)) for name in names}
         times: list[float] = []
         sheet = ContactSheet()
-        stream = self._predictor(windows_per_batch).stream(
-            inputs.video, with_frames=True, extra_maps=extra_maps, **options
-        )
+        stream = self._predictor(windows_per_batch).stream(source, with_frames=True, extra_maps=extra_maps, **options)
         try:
             for frame in stream:
                 stacks["saliency_maps"].add(frame.saliency_map)

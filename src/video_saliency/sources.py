@@ -73,7 +73,7 @@ class Source:
 
 
 def open_source(video: Any) -> Source:
-    """The `Source` behind a path, URL, array, tensor, or `{"frames": ..., "fps": ...}`.
+    """The `Source` behind a path, URL, array, tensor, or `{"frames": ..., "fps": ...}`; a `Source` is left as it is.
 
     Arrays have no clock: they are taken at 25 frames a second unless given as `{"frames": array, "fps": rate}`.
 
@@ -81,6 +81,8 @@ def open_source(video: Any) -> Source:
         ValueError: for anything else, with the accepted kinds in the message; for a list of frames, with the remedy.
         VideoError, FileNotFoundError, PermissionError: from reading the file.
     """
+    if isinstance(video, Source):
+        return video
     if isinstance(video, (str, os.PathLike)):
         info = probe(video)
         return Source(lambda: read_frames(video), info.num_frames, (info.height, info.width))
