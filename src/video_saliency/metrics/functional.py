@@ -5,31 +5,55 @@ Definitions are those of the MIT saliency benchmark (Bylinskii et al., "What do 
 about saliency models?", TPAMI 2019, and its public code), except that nothing here is random unless asked for: where
 that code breaks ties by a random jitter, the default is the closed-form expectation over the jitter.
 
-All functions take numpy arrays or torch tensors, single maps `(H, W)` or batches `(..., H, W)`, and compute in float64
-on the CPU. A frame for which a score has no meaning (no fixations, a constant map) scores NaN; wrong input (NaN or
-infinity, other shapes, points outside the picture) is a `ValueError`.
+All functions take numpy arrays or torch tensors (of any device), single maps `(H, W)` or batches `(..., H, W)`, and
+compute in float64 on the CPU. A frame for which a score has no meaning (no fixations, a constant map) scores NaN;
+wrong input (NaN or infinity, other shapes, points outside the picture) is a `ValueError`. What the MIT code gives for
+an empty truth or prediction, 0 for instance, is given here too: whoever averages over frames decides what such frames
+count (`score_frame` and `ScoreAccumulator` do).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 
-Array = np.ndarray | torch.Tensor
-Score = float | np.ndarray | torch.Tensor
-Fixations = Array | Sequence[Any]
+from video_saliency.metrics.frame_maps import FrameMap, count_ranks
+from video_saliency.metrics.frame_scores import (
+    Normalization,
+    auc_all_pixels,
+    auc_expected,
+    auc_grouped,
+    auc_per_fixation,
+    frame_cc,
+    frame_ig,
+    frame_kld,
+    frame_kld_added,
+    frame_nss,
+    frame_sim,
+)
+from video_saliency.metrics.metric_inputs import (
+    Array,
+    FixationMode,
+    Fixations,
+    PixelCounts,
+    Random,
+    Score,
+    check_option,
+    check_same_shape,
+    fixations_per_frame,
+    frames_of,
+    pack_scores,
+    to_maps,
+)
 
 # Height of the uniform noise that the MIT code adds to the map, on the map's own scale, before it ranks pixels.
 JITTER = 1e-7
+FIXATION_MODES = ("mask", "list")
+NORMALIZATIONS = ("minmax_sum", "sum")
 
 
-def nss(
-    saliency_map: Array, fixations: Fixations, *, ddof: int = 1, fixation_mode: Literal["mask", "list"] = "mask"
-) -> Score:
+def nss(saliency_map: Array, fixations: Fixations, *, ddof: int = 1, fixation_mode: FixationMode = "mask") -> Score:
     """Normalised scanpath saliency: mean over the fixations of the map in units of its standard deviation.
 
     Args:
@@ -53,17 +77,8 @@ def nss(
     """
     if ddof not in (0, 1):
         raise ValueError(f"ddof is {ddof}: pass 1 (MIT) or 0")
-    _check_option("fixation_mode", fixation_mode, ("mask", "list"))
-
-    def score_frame(frame: np.ndarray, points: np.ndarray) -> float:
-        pixels, counts = _fixated_pixels(points, frame.shape, fixation_mode)
-        if not len(pixels) or _is_constant(frame):
-            return math.nan
-        centred = _centre(frame)
-        deviation = math.sqrt((centred**2).sum() / (frame.size - ddof))
-        return float(np.average(centred.ravel()[pixels], weights=counts)) / deviation
-
-    return _score_against_fixations(score_frame, saliency_map, fixations)
+    pairs = maps_and_fixations(saliency_map, fixations, fixation_mode)
+    return pack_scores([frame_nss(frame, fixated, ddof=ddof) for frame, fixated in pairs], saliency_map)
 
 
 def cc(saliency_map: Array, density: Array) -> Score:
@@ -85,26 +100,123 @@ def cc(saliency_map: Array, density: Array) -> Score:
         >>> round(cc(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[5.0, 4.0], [3.0, 2.0]])), 6)
         -1.0
     """
-    prediction, truth = _to_float64(saliency_map, "saliency_map"), _to_float64(density, "density")
-    _check_same_shape(prediction, truth, "density")
-    scores = []
-    for frame, true_frame in zip(_frames(prediction), _frames(truth), strict=True):
-        if _is_constant(frame) or _is_constant(true_frame):
-            scores.append(math.nan)
-            continue
-        centred, true_centred = _centre(frame), _centre(true_frame)
-        scores.append(float((centred * true_centred).sum() / math.sqrt((centred**2).sum() * (true_centred**2).sum())))
-    return _pack(scores, saliency_map)
+    pairs = maps_and_densities(saliency_map, density)
+    return pack_scores([frame_cc(frame, truth) for frame, truth in pairs], saliency_map)
+
+
+def sim(saliency_map: Array, density: Array, *, normalize: Normalization = "minmax_sum") -> Score:
+    """Similarity: the histogram intersection of the two maps after normalising both, in [0, 1].
+
+    Args:
+        saliency_map: predicted maps `(..., H, W)`, any real values.
+        density: true densities of the same shape, any scale.
+        normalize: `"minmax_sum"` scales a map to 0..1 and then to sum 1 (MIT), `"sum"` only to sum 1 (pysaliency,
+            UNISAL). They differ as soon as the lowest value is not 0; `"sum"` of a map with negative values has no
+            bounds.
+
+    Returns:
+        A float for a single map, an array of shape `(...)` for a batch; a float64 tensor if the map is a tensor.
+        For `"minmax_sum"` 0 where a map is all zero (the MIT code leaves it as it is) and NaN where one is constant
+        otherwise; for `"sum"` NaN where one sums to 0.
+
+    Raises:
+        ValueError: NaN or infinity, shapes that differ, unknown options.
+
+    Example:
+        >>> import numpy as np
+        >>> sim(np.array([[0.0, 1.0], [1.0, 2.0]]), np.array([[0.0, 1.0], [2.0, 1.0]]))
+        0.75
+    """
+    check_option("normalize", normalize, NORMALIZATIONS)
+    pairs = maps_and_densities(saliency_map, density)
+    return pack_scores([frame_sim(frame, truth, normalize=normalize) for frame, truth in pairs], saliency_map)
+
+
+def kld(saliency_map: Array, density: Array, *, mode: Literal["eps", "add"] = "eps") -> Score:
+    """Kullback-Leibler divergence of the map from the truth's density in nats, 0 for equal maps.
+
+    Do not score maps that were stored with 8 bits: their zeros decide the result.
+
+    Args:
+        saliency_map: predicted maps `(..., H, W)`, non-negative.
+        density: true densities of the same shape, non-negative, any scale.
+        mode: `"eps"` is `sum q ln(eps + q / (p + eps))` with eps = 2^-52 and both maps divided by their sums (MIT);
+            `"add"` adds 1e-20 to both maps before that and no eps, and lifts a map with negative values to 0
+            (pysaliency's default).
+
+    Returns:
+        A float for a single map, an array of shape `(...)` for a batch; a float64 tensor if the map is a tensor.
+        For `"eps"` 0 where the truth is all zero, and about 30 where the prediction is, as in the MIT code.
+
+    Raises:
+        ValueError: NaN or infinity, shapes that differ, unknown options, negative values for `"eps"`.
+
+    Example:
+        >>> import numpy as np
+        >>> round(kld(np.array([[1.0, 1.0]]), np.array([[0.0, 1.0]])), 6)
+        0.693147
+    """
+    check_option("mode", mode, ("eps", "add"))
+    score_frame = frame_kld if mode == "eps" else frame_kld_added
+    pairs = maps_and_densities(saliency_map, density)
+    return pack_scores([score_frame(frame, truth) for frame, truth in pairs], saliency_map)
+
+
+def ig(
+    saliency_map: Array,
+    fixations: Fixations,
+    baseline: Array,
+    *,
+    normalize: Normalization = "minmax_sum",
+    fixation_mode: FixationMode = "mask",
+) -> Score:
+    """Information gain of the map over a baseline map at the fixations, in bits per fixation.
+
+    Args:
+        saliency_map: predicted maps `(..., H, W)`.
+        fixations: mask or points, as for `nss`.
+        baseline: maps of the same shape, such as the fixations of other frames, blurred (a centre bias).
+        normalize: `"minmax_sum"` scales both maps to 0..1 and then to sum 1 (MIT); `"sum"` takes them as densities,
+            which is what published information gains mean, and refuses negative values. Both add 2^-52 in the
+            logarithm.
+        fixation_mode: `"mask"` counts a pixel once however often it was fixated, `"list"` as often as it is listed.
+
+    Returns:
+        A float for a single map, an array of shape `(...)` for a batch; a float64 tensor if the map is a tensor.
+        NaN where no pixel is fixated, or a map is constant (`"minmax_sum"`) or all zero (`"sum"`).
+
+    Raises:
+        ValueError: NaN or infinity, wrong shapes, points outside the map, unknown options, negative densities.
+
+    Example:
+        >>> import numpy as np
+        >>> round(ig(np.array([[1.0, 3.0]]), [(0, 1)], np.array([[1.0, 1.0]]), normalize="sum"), 6)
+        0.584963
+    """
+    check_option("normalize", normalize, NORMALIZATIONS)
+    pairs = maps_and_fixations(saliency_map, fixations, fixation_mode)
+    baselines = to_maps(baseline, "baseline")
+    if tuple(baselines.shape) != tuple(saliency_map.shape):
+        raise ValueError(
+            f"baseline has shape {baselines.shape}, saliency_map {tuple(saliency_map.shape)}: resize it first"
+        )
+    return pack_scores(
+        [
+            frame_ig(frame, fixated, FrameMap(base), normalize=normalize)
+            for (frame, fixated), base in zip(pairs, frames_of(baselines), strict=True)
+        ],
+        saliency_map,
+    )
 
 
 def auc_judd(
     saliency_map: Array,
     fixations: Fixations,
     *,
-    fixation_mode: Literal["mask", "list"] = "mask",
-    ties: Literal["expected", "none", "jitter"] = "expected",
+    fixation_mode: FixationMode = "mask",
+    ties: Literal["expected", "none", "jitter", "grouped"] = "expected",
     negatives: Literal["unfixated", "all"] = "unfixated",
-    generator: np.random.Generator | None = None,
+    generator: Random | None = None,
 ) -> Score:
     """Area under the ROC curve whose thresholds are the map's values at the fixations (AUC-Judd).
 
@@ -114,12 +226,13 @@ def auc_judd(
     under the same protocol.
 
     Args:
-        saliency_map: predicted maps `(..., H, W)`, any real values; only their order matters.
+        saliency_map: predicted maps `(..., H, W)`, any real values; only their order matters; 8-bit is fastest.
         fixations: mask or points, as for `nss`.
         fixation_mode: `"mask"` counts a pixel once however often it was fixated, `"list"` as often as it is listed.
         ties: `"expected"` gives the expectation over the order of equal values, in closed form; `"jitter"` draws one
             order as the MIT code does (uniform noise of 1e-7 on the map's scale); `"none"` ranks the raw values, which
-            pulls the curve back at ties (then a constant map has no score).
+            pulls the curve back at ties (then a constant map has no score); `"grouped"` has one threshold for each
+            distinct value, so that a straight line joins tied pixels (pysaliency's `AUC_Judd` with a list).
         negatives: `"unfixated"` pixels (MIT), or `"all"` pixels: the plain rank AUC with ties counted one half
             (pysaliency's `AUC` with a list), for `ties="expected"` only.
         generator: source of the noise for `ties="jitter"`; without one the noise differs from call to call.
@@ -136,175 +249,40 @@ def auc_judd(
         >>> auc_judd(np.array([[0.1, 0.2], [0.3, 0.4]]), [(1, 1)])
         1.0
     """
-    _check_option("fixation_mode", fixation_mode, ("mask", "list"))
-    _check_option("ties", ties, ("expected", "none", "jitter"))
-    _check_option("negatives", negatives, ("unfixated", "all"))
+    check_option("ties", ties, ("expected", "none", "jitter", "grouped"))
+    check_option("negatives", negatives, ("unfixated", "all"))
     if negatives == "all" and ties != "expected":
         raise ValueError(f"negatives='all' is the rank AUC, which has no ties={ties!r}: pass ties='expected'")
-    noise = generator if generator is not None else np.random.default_rng()
 
-    def score_frame(frame: np.ndarray, points: np.ndarray) -> float:
-        pixels, counts = _fixated_pixels(points, frame.shape, fixation_mode)
-        if not len(pixels) or (negatives == "unfixated" and len(pixels) == frame.size):
-            return math.nan
+    def score_frame(frame: FrameMap, fixated: PixelCounts) -> float:
         if ties == "none":
-            return _auc_raw(frame.ravel(), pixels, counts)
+            # the MIT code cannot scale a constant map
+            num_negatives = 0 if frame.is_constant else frame.size - len(fixated)
+            return auc_per_fixation(count_ranks(frame, fixated), num_negatives=num_negatives)
         if ties == "jitter":
-            frame = frame + JITTER * noise.random(frame.shape)
-        return _auc_expected(frame.ravel(), pixels, counts, negatives=negatives)
+            noise = generator or np.random.default_rng()
+            frame = FrameMap((frame.values + JITTER * noise.random(frame.size)).reshape(frame.shape))
+        ranks = count_ranks(frame, fixated)
+        if negatives == "all":
+            return auc_all_pixels(ranks)
+        return auc_grouped(ranks) if ties == "grouped" else auc_expected(ranks)
 
-    return _score_against_fixations(score_frame, saliency_map, fixations)
-
-
-def _auc_expected(values: np.ndarray, pixels: np.ndarray, counts: np.ndarray, *, negatives: str) -> float:
-    """Expectation of AUC-Judd over all orders of equal values; `O(P log N)`, no sorting of the map.
-
-    Every negative lies at one step of the ROC curve. It adds the share of fixations above it, plus, because the
-    curve is a trapezoid and not a staircase, half the share of the fixated pixel next below it. Both have closed-form
-    expectations: among `m` fixated pixels of its own value a negative takes each of the `m + 1` places equally often.
-    """
-    fixated = values[pixels]
-    levels, level_of_pixel = np.unique(fixated, return_inverse=True)
-    pixels_at = np.bincount(level_of_pixel)
-    fixations_at = np.bincount(level_of_pixel, weights=counts)
-
-    # Place k of the 2 * len(levels) + 1: 2 j + 1 is level j itself, 2 j the gap below it.
-    gap = np.searchsorted(levels, values)
-    is_level = np.append(levels, np.nan)[gap] == values
-    negatives_at = np.bincount(2 * gap + is_level, minlength=2 * len(levels) + 1)
-    if negatives == "unfixated":
-        negatives_at[1::2] -= pixels_at
-    gaps, tied = negatives_at[0::2], negatives_at[1::2]  # (levels + 1), (levels)
-
-    num_fixations, num_negatives = fixations_at.sum(), negatives_at.sum()
-    above_gap = num_fixations - np.concatenate(([0.0], np.cumsum(fixations_at)))
-    staircase = (gaps * above_gap).sum() + (tied * (above_gap[1:] + fixations_at / 2)).sum()
-    if negatives == "all":
-        return float(staircase / (num_fixations * num_negatives))
-
-    mean_count = fixations_at / pixels_at
-    next_below = np.concatenate(([0.0], mean_count))  # of a negative in gap j
-    slope = (gaps * next_below).sum() + (tied * (fixations_at + next_below[:-1]) / (pixels_at + 1)).sum()
-    return float((staircase + slope / 2) / (num_fixations * num_negatives))
+    pairs = maps_and_fixations(saliency_map, fixations, fixation_mode)
+    return pack_scores([score_frame(frame, fixated) for frame, fixated in pairs], saliency_map)
 
 
-def _auc_raw(values: np.ndarray, pixels: np.ndarray, counts: np.ndarray) -> float:
-    """The MIT curve on the values as they are; NaN for a constant map, whose min-max scaling that code cannot do."""
-    if _is_constant(values):
-        return math.nan
-    thresholds = np.sort(np.repeat(values[pixels], counts))[::-1]
-    # Pixels at or above each threshold, counted without sorting the map: where would each pixel stand among them?
-    places = np.searchsorted(thresholds[::-1], values, side="right")
-    at_or_above = values.size - np.cumsum(np.bincount(places, minlength=len(thresholds) + 1))[:-1][::-1]
-    ranks = np.arange(1, len(thresholds) + 1)
-    true_rate = np.concatenate(([0.0], ranks / len(thresholds), [1.0]))
-    false_rate = np.concatenate(([0.0], (at_or_above - ranks) / (values.size - len(pixels)), [1.0]))
-    return float(np.trapezoid(true_rate, false_rate))
+def maps_and_fixations(
+    saliency_map: Array, fixations: Fixations, fixation_mode: FixationMode
+) -> list[tuple[FrameMap, PixelCounts]]:
+    """Every frame with its fixated pixels, counted as `fixation_mode` says; checks both."""
+    check_option("fixation_mode", fixation_mode, FIXATION_MODES)
+    prediction = to_maps(saliency_map, "saliency_map")
+    fixated = [pixels.in_mode(fixation_mode) for pixels in fixations_per_frame(fixations, prediction.shape)]
+    return list(zip(map(FrameMap, frames_of(prediction)), fixated, strict=True))
 
 
-def _score_against_fixations(
-    score_frame: Callable[[np.ndarray, np.ndarray], float], saliency_map: Array, fixations: Fixations
-) -> Score:
-    prediction = _to_float64(saliency_map, "saliency_map")
-    points = _points_per_frame(fixations, prediction.shape)
-    return _pack([score_frame(f, p) for f, p in zip(_frames(prediction), points, strict=True)], saliency_map)
-
-
-def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}: pass one of {', '.join(map(repr, allowed))}")
-
-
-def _to_float64(array: Array, name: str) -> np.ndarray:
-    """`(..., H, W)` in float64 on the CPU, all finite."""
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = array.double().numpy() if not array.is_complex() else array.numpy()
-    array = np.asarray(array)
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"{name} has values of type {array.dtype}: pass real numbers")
-    if array.ndim < 2 or array.size == 0:
-        raise ValueError(f"{name} has shape {array.shape}: pass one map (H, W) or a batch (..., H, W), not empty")
-    array = array.astype(np.float64, copy=False)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinity: find out why before scoring (np.nan_to_num would hide it)")
-    return array
-
-
-def _check_same_shape(prediction: np.ndarray, other: np.ndarray, name: str) -> None:
-    if other.shape != prediction.shape:
-        raise ValueError(
-            f"{name} has shape {other.shape}, saliency_map {prediction.shape}: "
-            "resize the prediction to the size of the truth first"
-        )
-
-
-def _frames(array: np.ndarray) -> np.ndarray:
-    return array.reshape(-1, *array.shape[-2:])
-
-
-def _is_constant(array: np.ndarray) -> bool:
-    # Compared by value: the standard deviation of a constant is not exactly zero in floating point.
-    return bool(array.min() == array.max())
-
-
-def _centre(frame: np.ndarray) -> np.ndarray:
-    """Mean 0 and largest magnitude 1: the squares of tiny or huge values would leave float64's range."""
-    centred: np.ndarray = frame - frame.mean()
-    centred /= np.abs(centred).max()
-    return centred
-
-
-def _pack(scores: list[float], saliency_map: Array) -> Score:
-    leading_shape = tuple(saliency_map.shape[:-2])
-    if isinstance(saliency_map, torch.Tensor):
-        return torch.tensor(scores, dtype=torch.float64).reshape(leading_shape)
-    return np.array(scores).reshape(leading_shape) if leading_shape else scores[0]
-
-
-def _points_per_frame(fixations: Fixations, map_shape: tuple[int, ...]) -> list[np.ndarray]:
-    """One `(N, 2)` int64 array of (row, column) for each frame, from a mask or from lists."""
-    # Points may come as an array too: `(..., N, 2)`. One of exactly the map's shape is taken as a mask.
-    if isinstance(fixations, np.ndarray | torch.Tensor) and (
-        tuple(fixations.shape) == map_shape or tuple(fixations.shape[-1:]) != (2,)
-    ):
-        if tuple(fixations.shape) != map_shape:
-            raise ValueError(
-                f"fixation mask has shape {tuple(fixations.shape)}, saliency_map {map_shape}: "
-                "pass a mask of the map's shape or a list of (row, column) pairs for each frame"
-            )
-        return [np.argwhere(frame > 0) for frame in _frames(_to_float64(fixations, "fixations"))]
-    lists: list[Any] = [fixations]
-    for length in map_shape[:-2]:
-        if any(not hasattr(entry, "__len__") or len(entry) != length for entry in lists):
-            raise ValueError(
-                f"saliency_map has leading shape {map_shape[:-2]}, fixations are nested otherwise: pass one list of "
-                "(row, column) pairs for each frame"
-            )
-        lists = [inner for entry in lists for inner in entry]
-    return [_checked_points(entry, map_shape[-2:]) for entry in lists]
-
-
-def _checked_points(points: Any, size: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.asarray(points.detach().cpu() if isinstance(points, torch.Tensor) else points, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError("fixations of a frame must be (row, column) pairs of numbers") from error
-    if array.size == 0:
-        return np.zeros((0, 2), dtype=np.int64)
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise ValueError(f"fixations of a frame have shape {array.shape}: pass (row, column) pairs, shape (N, 2)")
-    if not np.isfinite(array).all() or (array != np.floor(array)).any():
-        raise ValueError("fixations must be whole pixels (row, column): round coordinates down first")
-    if (array < 0).any() or (array >= np.array(size)).any():
-        raise ValueError(
-            f"a fixation lies outside the map of {size[0]} rows and {size[1]} columns: drop it, and check that points "
-            "are (row, column) and scaled to the map"
-        )
-    return array.astype(np.int64)
-
-
-def _fixated_pixels(points: np.ndarray, size: tuple[int, ...], mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices of the distinct fixated pixels and how often each one counts."""
-    pixels, counts = np.unique(points[:, 0] * size[1] + points[:, 1], return_counts=True)
-    return pixels, counts if mode == "list" else np.ones_like(counts)
+def maps_and_densities(saliency_map: Array, density: Array) -> list[tuple[FrameMap, FrameMap]]:
+    """Every frame with its true density; checks both."""
+    prediction, truth = to_maps(saliency_map, "saliency_map"), to_maps(density, "density")
+    check_same_shape(prediction, truth, "density")
+    return list(zip(map(FrameMap, frames_of(prediction)), map(FrameMap, frames_of(truth)), strict=True))
