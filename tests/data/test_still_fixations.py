@@ -8,7 +8,7 @@ import pytest
 import torch
 from still_data_factory import make_still_folder
 
-from video_saliency.data import StillFixations, fixation_density, hash_folder
+from video_saliency.data import StillFixations, fixation_density, hash_folder, open_dataset
 
 
 def test_reads_the_parts_and_sets(tmp_path: Path) -> None:
@@ -99,3 +99,19 @@ def test_missing_part_and_missing_image_are_named(tmp_path: Path) -> None:
     for index in (0, 1):
         with pytest.raises(ValueError, match="restore the data folder"):
             stills.load_image(index)
+
+
+def test_stills_as_items(tmp_path: Path) -> None:
+    make_still_folder(tmp_path, num_images=10)
+    stills = StillFixations(tmp_path, split="val")
+    dataset = open_dataset("stills", tmp_path, split="val")
+    assert list(dataset) == stills.saliency_items() and len(open_dataset("stills", tmp_path)) == 10
+    for index, item in enumerate(dataset):
+        (frame,) = item.annotations()
+        assert (item.id, item.split, item.num_frames) == (stills.items[index].id, "val", 1)
+        assert item.size == (48, 64) and np.array_equal(next(item.load_frames([0])), stills.load_image(index))
+        points = stills.fixation_points(index, (48, 64))
+        assert np.array_equal(frame.fixations, points)
+        assert np.array_equal(frame.density, fixation_density(points, (48, 64)).numpy())
+    with pytest.raises(ValueError, match="no image with split='test'"):
+        open_dataset("stills", tmp_path, split="test")

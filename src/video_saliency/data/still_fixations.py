@@ -12,11 +12,17 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
+
+from video_saliency.data.base import SaliencyItem
+from video_saliency.data.dataset_info import DatasetInfo, Listing, SplitInfo
+from video_saliency.data.frame_files import PictureFrames
+from video_saliency.data.picture_files import picture_size
+from video_saliency.data.truth_files import GaussianDensities
 
 INDEX_COLUMNS = ("id", "dataset", "split", "file")
 FIXATION_ARRAYS = ("ids", "image", "x", "y")
@@ -83,28 +89,54 @@ class StillFixations:
         points: np.ndarray = self._points[self.items[index].id]
         return points
 
+    def saliency_items(self) -> list[SaliencyItem]:
+        """The images as `SaliencyItem`s, the densities computed from the fixations."""
+        return [
+            SaliencyItem(
+                item.id,
+                "stills",
+                item.split,
+                PictureFrames(item.path),
+                GaussianDensities(),
+                PreparedFixations(self.folder, item.id, item.path),
+            )
+            for item in self.items
+        ]
+
     def fixation_points(self, index: int, size: tuple[int, int]) -> np.ndarray:
         """Fixations as pixels of a picture of `size` (height, width): int64 `(N, 2)`, (row, column)."""
-        height, width = size
-        pixels = np.floor(self.relative_points_xy(index)[:, ::-1] * np.array([height, width]))
-        points: np.ndarray = pixels.astype(np.int64)
-        return points
+        return _to_pixels(self.relative_points_xy(index), size)
 
 
-def fixation_density(points: np.ndarray, size: tuple[int, int], *, sigma: float | None = None) -> torch.Tensor:
-    """Density of fixations: a Gaussian at each, float32 `(height, width)` with sum 1 (all zero without fixations).
+@dataclass(frozen=True)
+class PreparedFixations:
+    """The fixations of one image of the folder.
 
-    Args:
-        points: int `(N, 2)`, (row, column) pixels inside `size`.
-        size: (height, width).
-        sigma: of the Gaussian in pixels; by default a 24th of the height, about one degree of visual angle in the
-            sets that this reads.
+    Attributes:
+        folder: the prepared folder.
+        image_id: id of the image in it.
+        image_path: of the image, which tells the size.
     """
-    height, width = size
-    sigma = height / 24 if sigma is None else sigma
-    counts = np.bincount(points[:, 0] * width + points[:, 1], minlength=height * width).reshape(height, width)
-    blurred = _gaussian_matrix(height, sigma) @ torch.from_numpy(counts).double() @ _gaussian_matrix(width, sigma)
-    return (blurred / blurred.sum().clamp(min=torch.finfo(torch.float64).tiny)).float()
+
+    folder: Path
+    image_id: str
+    image_path: Path
+    kind = "prepared"
+
+    @property
+    def path(self) -> Path:
+        return self.folder
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return picture_size(self.image_path)
+
+    def load(self, index: int) -> np.ndarray | None:
+        """int64 `(N, 2)`, (row, column). Only frame 0 has any."""
+        if index:
+            return None
+        points = _cached_points(self.folder, (self.folder / "fixations.npz").stat().st_mtime_ns)[self.image_id]
+        return _to_pixels(points, self.size())
 
 
 def hash_folder(folder: str | Path) -> str:
@@ -117,6 +149,23 @@ def hash_folder(folder: str | Path) -> str:
         for part in (name.encode(), content):
             digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
+
+
+def read_stills(root: Path, split: str) -> Listing:
+    """The images of a part of a prepared folder, `"all"` for all, in the order of its index."""
+    stills = StillFixations(root, split=None if split == "all" else split)
+    return Listing(stills.saliency_items())
+
+
+def _to_pixels(points_xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(row, column) pixels, int64 `(N, 2)`, of fractions of width and height, x first."""
+    points: np.ndarray = np.floor(points_xy[:, ::-1] * np.array(size)).astype(np.int64)
+    return points
+
+
+@lru_cache(maxsize=2)
+def _cached_points(folder: Path, changed: int) -> dict[str, np.ndarray]:
+    return _read_points(folder, set())
 
 
 def _read_index(folder: Path) -> list[StillItem]:
@@ -150,7 +199,15 @@ def _read_points(folder: Path, expected_ids: set[str]) -> dict[str, np.ndarray]:
     return {name: points[order[bounds[i] : bounds[i + 1]]] for i, name in enumerate(ids)}
 
 
-def _gaussian_matrix(length: int, sigma: float) -> torch.Tensor:
-    """`(length, length)` float64: blurring along an axis as a matrix product, with nothing beyond the border."""
-    positions = torch.arange(length, dtype=torch.float64)
-    return torch.exp(-0.5 * ((positions[:, None] - positions[None, :]) / sigma) ** 2)
+STILLS = DatasetInfo(
+    name="stills",
+    title="a prepared folder of stills",
+    publisher="yourself: see video_saliency.data.still_fixations",
+    layout="index.csv, fixations.npz and images/",
+    splits={"all": SplitInfo(None), "train": SplitInfo(None), "val": SplitInfo(None)},
+    whole=("all",),
+    read=read_stills,
+    unit="images",
+    has_densities=False,
+    has_own_splits=True,
+)
