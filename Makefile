@@ -9,7 +9,7 @@ DEMO_CLIP := examples/friday.mp4
 DEMO_OUTPUT := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench quality style wheel clean
+.PHONY: help install demo test test-slow bench card quality style wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,8 +31,12 @@ test: $(STAMP) ## the whole default test run
 test-slow: $(STAMP) ## the tests marked slow
 	$(BIN)/python -m pytest -q -m slow
 
-bench: $(STAMP) ## measure import, overhead and memory; prints ratios from one run
+bench: $(STAMP) ## measure import, speed by stage and memory; prints ratios from one run
 	$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks
+
+card: $(STAMP) ## measure the speed of the embedded model and write its card again
+	SPEED_JSON=src/video_saliency/default_model/speed.json $(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks/test_speed.py
+	$(BIN)/python examples/train_default_model.py --card-only --output src/video_saliency/default_model
 
 quality: $(STAMP) ## lint, format check, type check
 	$(BIN)/ruff check .

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the model that ships inside the package: the appearance stream of a compact GFSalNet, on still images.
+"""Trains the model that ships inside the package, measures it and writes its card.
 
     python examples/train_default_model.py --data path/to/nus_fixations --output src/video_saliency/default_model
 
 writes `config.json`, `model.safetensors`, `processor_config.json`, `scores.json` (everything that was measured) and
-`README.md` (the model card: `model_cards/default_model.md`, filled in from `scores.json`). A killed run
-goes on with `--resume` as if nothing had happened.
+`README.md` (the model card: `model_cards/default_model.md`, filled in from `scores.json`). A killed run goes on with
+`--resume` as if nothing had happened. `--leave-out SET` trains without one set and scores on all of it;
+`--compare FILE ...` puts the scores of such runs into the card.
 """
 
 from __future__ import annotations
@@ -13,179 +14,33 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
-import os
 import platform
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from video_saliency.data import StillFixations, fixation_density, hash_folder
-from video_saliency.metrics import auc_judd, cc, nss
-from video_saliency.models.gfsalnet.configuration_gfsalnet import GFSalNetConfig
-from video_saliency.models.gfsalnet.modeling_gfsalnet import GFSalNetForVideoSaliency
-from video_saliency.processing_video_saliency import VideoSaliencyProcessor
-from video_saliency.training.still_augmentation import augment_stills
+from video_saliency.data import StillFixations, hash_folder
+from video_saliency.training.default_model import Recipe, StillCache, Trainer
+from video_saliency.training.default_scores import (
+    METRICS,
+    centre_bias,
+    load_trained,
+    predict_maps,
+    score_maps,
+    score_motion,
+    score_spoiled,
+)
+from video_saliency.training.still_augmentation import StillAugmentation
 
 logger = logging.getLogger("train_default_model")
 
-# Of the two streams only the one that stills can train, with the loss KL + 0.5 (1 - CC).
-CONFIG = {"streams": "appearance", "cc_loss_weight": 0.5, "nss_loss_weight": 0.0}
-METRICS = ("nss", "cc", "auc_judd")
-
 CARD_TEMPLATE = Path(__file__).parents[1] / "model_cards" / "default_model.md"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that determines the result, besides the data and the versions."""
-
-    steps: int = 2500
-    seed: int = 0
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    warmup_steps: int = 150
-    average_decay: float = 0.998
-    precision: str = "bfloat16"  # of the convolutions while training
-    # The truth is blurred by this share of the height: sharper than in scoring, which helps NSS.
-    sigma_share: float = 1 / 32
-    height: int = 144
-    width: int = 192
-    cache_height: int = 168  # the pictures are kept a little larger than the input, for the crops
-    cache_width: int = 224
-    config_overrides: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.height, self.width
-
-
-@dataclass
-class StillCache:
-    """The training pictures in memory, small and 8-bit, with densities at half the input size."""
-
-    images: torch.Tensor  # uint8 (images, 3, cache height, cache width)
-    densities: torch.Tensor  # float (images, height / 2, width / 2)
-
-    @classmethod
-    def load(cls, stills: StillFixations, recipe: Recipe) -> StillCache:
-        shrink = VideoSaliencyProcessor(size={"height": recipe.cache_height, "width": recipe.cache_width})
-        images = [shrink.resize_frames(stills.load_image(index)[None]) for index in range(len(stills))]
-        size = (recipe.height // 2, recipe.width // 2)
-        sigma = recipe.sigma_share * size[0]
-        points = [stills.fixation_points(index, size) for index in range(len(stills))]
-        densities = torch.stack([fixation_density(entry, size, sigma=sigma) for entry in points])
-        return cls(torch.cat(images).contiguous(), densities)
-
-
-class Trainer:
-    """Model, optimizer and averaged weights at some step; can be written to a file and read back exactly."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        torch.manual_seed(recipe.seed)
-        self.recipe = recipe
-        self.processor = VideoSaliencyProcessor(size={"height": recipe.height, "width": recipe.width})
-        config = GFSalNetConfig.compact(**{**CONFIG, **recipe.config_overrides})
-        self.model = GFSalNetForVideoSaliency(config).to(memory_format=torch.channels_last)
-        # Biases and the scales of normalisation layers are not pulled to zero.
-        decayed = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=recipe.learning_rate,
-        )
-        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.step = 0
-        self.wall_s = 0.0
-        self.cpu_s = 0.0
-
-    def learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine down to zero."""
-        recipe = self.recipe
-        warm_up = min(1.0, (self.step + 1) / recipe.warmup_steps)
-        return recipe.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * self.step / recipe.steps))
-
-    def train_step(self, cache: StillCache) -> float:
-        """One update; returns the loss. Its randomness depends on seed and step alone: a resumed run agrees."""
-        recipe, num_images = self.recipe, len(cache.images)
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
-        torch.manual_seed(recipe.seed * 1_000_003 + self.step)  # dropout, if the model has any
-        epoch, batch = divmod(self.step, num_images // recipe.batch_size)
-        order = np.random.default_rng((recipe.seed, epoch)).permutation(num_images)
-        chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
-        images, densities = augment_stills(
-            cache.images[chosen], cache.densities[chosen], recipe.size, generator=generator
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.model.train()
-        # each picture is a clip of one frame
-        frames = self.processor.normalize_frames(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            loss = self.model(frames[:, None], saliency_labels=densities[:, None]).loss
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        self._update_average()
-        return loss.item()
-
-    def _update_average(self) -> None:
-        # Early weights are forgotten quickly: the decay grows to its final value.
-        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
-
-    def save_checkpoint(self, path: Path) -> None:
-        state = {
-            "recipe": asdict(self.recipe),
-            "step": self.step,
-            "wall_s": self.wall_s,
-            "cpu_s": self.cpu_s,
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
-
-    def load_checkpoint(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
-            raise ValueError(f"{path} was written with other options, {state['recipe']}: repeat them or drop --resume")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average = state["average"]
-        self.step, self.wall_s, self.cpu_s = state["step"], state["wall_s"], state["cpu_s"]
-
-
-def train(trainer: Trainer, cache: StillCache, *, checkpoint: Path | None, checkpoint_every: int) -> list[float]:
-    """Runs the remaining steps; returns their losses."""
-    losses = []
-    while trainer.step < trainer.recipe.steps:
-        started = time.perf_counter(), time.process_time()
-        losses.append(trainer.train_step(cache))
-        trainer.wall_s += time.perf_counter() - started[0]
-        trainer.cpu_s += time.process_time() - started[1]
-        if trainer.step % 50 == 0:
-            logger.info("step %d: loss %.4f, %.0f s", trainer.step, np.mean(losses[-50:]), trainer.wall_s)
-        if checkpoint is not None and trainer.step % checkpoint_every == 0:
-            trainer.save_checkpoint(checkpoint)
-    return losses
+AUGMENTATIONS = {"plain": StillAugmentation(), "strong": StillAugmentation.strong()}
 
 
 def save_model(trainer: Trainer, output: Path) -> None:
@@ -197,51 +52,104 @@ def save_model(trainer: Trainer, output: Path) -> None:
     (output / "model.safetensors").chmod(0o644)  # safetensors makes files that only their owner can read
 
 
-@torch.no_grad()
-def predict_maps(output: Path, stills: StillFixations) -> list[np.ndarray]:
-    """Maps of the saved model, read back as a user would, at its input size."""
-    model, loading = GFSalNetForVideoSaliency.from_pretrained(output, output_loading_info=True)
-    if any(loading.values()):
-        raise RuntimeError(f"{output} does not hold the weights of its own model: {loading}")
+def measure(output: Path, train_stills: StillFixations, test_stills: StillFixations, recipe: Recipe) -> dict[str, Any]:
+    """Scores of the saved model, and of the centre bias beside it."""
+    model, processor = load_trained(output)
     model.eval()
-    processor = VideoSaliencyProcessor.from_pretrained(output)
-    maps = []
-    for index in range(len(stills)):
-        inputs = processor(videos=stills.load_image(index)[None], return_tensors="pt")
-        maps.append(model(**inputs).saliency_maps[0, 0].numpy())
-    return maps
-
-
-def score_maps(maps: Sequence[np.ndarray], stills: StillFixations) -> dict[str, dict[str, float]]:
-    """Mean NSS, CC and AUC-Judd over all images and over those of each set; maps are scored at their own size."""
-    rows = []
-    for index, saliency_map in enumerate(maps):
-        points = stills.fixation_points(index, saliency_map.shape)
-        density = fixation_density(points, saliency_map.shape)
-        rows.append((nss(saliency_map, points), cc(saliency_map, density), auc_judd(saliency_map, points)))
-    table, dataset_of_row = np.array(rows), np.array([item.dataset for item in stills.items])
-    scores = {}
-    for dataset in ("all", *sorted(set(dataset_of_row.tolist()))):
-        chosen = table[dataset_of_row == dataset] if dataset != "all" else table
-        means = np.nanmean(chosen, axis=0).tolist()
-        scores[dataset] = {"images": len(chosen), **dict(zip(METRICS, means, strict=True))}
+    bias = centre_bias(train_stills, recipe.size)
+    scores: dict[str, Any] = {
+        "val": score_maps(predict_maps(model, processor, test_stills), test_stills),
+        "val_centre_bias": score_maps([bias] * len(test_stills), test_stills),
+        "val_spoiled_nss": score_spoiled(model, processor, test_stills),
+    }
+    if recipe.fusion_steps:
+        appearance = predict_maps(model, processor, test_stills, output="appearance_maps")
+        scores["val_appearance_only"] = score_maps(appearance, test_stills)
+        scores["motion"] = score_motion(model, processor, test_stills)
     return scores
 
 
-def centre_bias(stills: StillFixations, size: tuple[int, int]) -> np.ndarray:
-    """The mean density of all images: what one predicts without looking at the picture."""
-    densities = [fixation_density(stills.fixation_points(index, size), size) for index in range(len(stills))]
-    return torch.stack(densities).mean(dim=0).numpy()
+def run(
+    data: Path,
+    output: Path,
+    recipe: Recipe,
+    *,
+    leave_out: str | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+    compare: Sequence[Path] = (),
+) -> list[float]:
+    """Trains, saves, scores and describes the model; returns the losses of the steps that were run."""
+    train_stills, test_stills = split_stills(data, leave_out)
+    trainer = Trainer(recipe)
+    if resume and checkpoint is not None and checkpoint.exists():
+        trainer.load_checkpoint(checkpoint)
+        logger.info("resuming after %s step %d", trainer.stage, trainer.step)
+    cache = StillCache.load(train_stills, recipe)
+    losses = trainer.train(cache, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+    save_model(trainer, output)
+    scores = {
+        **measure(output, train_stills, test_stills, recipe),
+        "left_out": leave_out,
+        "recipe": asdict(recipe),
+        "data": {"sha256": hash_folder(data), "train_images": len(train_stills), "val_images": len(test_stills)},
+        "model": {
+            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+            "file_bytes": (output / "model.safetensors").stat().st_size,
+        },
+        "training": {
+            "wall_s": {stage: round(seconds[0], 1) for stage, seconds in trainer.seconds.items()},
+            "cpu_s": {stage: round(seconds[1], 1) for stage, seconds in trainer.seconds.items()},
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    scores["compared"] = [read_compared(path) for path in compare]
+    (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    write_model_card(output, scores)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    logger.info("scores: %s", scores["val"])
+    return losses
+
+
+def split_stills(data: Path, leave_out: str | None) -> tuple[StillFixations, StillFixations]:
+    """Training and test images: the folder's own parts, or two sets against all of the third."""
+    if leave_out is None:
+        return StillFixations(data, split="train"), StillFixations(data, split="val")
+    sets = sorted({item.dataset for item in StillFixations(data).items})
+    if leave_out not in sets:
+        raise ValueError(f"--leave-out must name one of {', '.join(sets)}; got {leave_out!r}")
+    others = [name for name in sets if name != leave_out]
+    return StillFixations(data, split="train", datasets=others), StillFixations(data, datasets=[leave_out])
+
+
+def read_compared(path: Path) -> dict[str, Any]:
+    """What the card shows of another run's `scores.json`."""
+    scores = json.loads(path.read_text())
+    return {
+        "left_out": scores["left_out"],
+        "steps": scores["recipe"]["steps"],
+        "augmentation": augmentation_name(scores["recipe"]),
+        "config_overrides": scores["recipe"]["config_overrides"],
+        "scores": scores["val"]["all"],
+        "centre_bias": scores["val_centre_bias"]["all"],
+        "spoiled_nss": scores["val_spoiled_nss"],
+    }
+
+
+def augmentation_name(recipe: dict[str, Any]) -> str:
+    """`plain`, `strong` or `other`."""
+    return next((name for name, value in AUGMENTATIONS.items() if asdict(value) == recipe["augmentation"]), "other")
 
 
 def write_model_card(output: Path, scores: dict[str, Any]) -> None:
-    """README.md of the model: every number in it comes from `scores`."""
+    """README.md of the model: every number in it comes from `scores`, or from `speed.json` in the same folder."""
     recipe, training, model = scores["recipe"], scores["training"], scores["model"]
-    lines = ["| images | | NSS | CC | AUC-Judd |", "|---|---|---|---|---|"]
-    for dataset, row in scores["val"].items():
-        for label, entry in (("this model", row), ("centre bias", scores["val_centre_bias"][dataset])):
-            numbers = " | ".join(f"{entry[metric]:.3f}" for metric in METRICS)
-            lines.append(f"| {dataset} ({row['images']}) | {label} | {numbers} |")
     results = [
         EvalResult(
             task_type="video-saliency",
@@ -254,11 +162,6 @@ def write_model_card(output: Path, scores: dict[str, Any]) -> None:
         )
         for metric, name in zip(METRICS, ("NSS", "CC", "AUC-Judd"), strict=True)
     ]
-    defaults = asdict(Recipe())
-    options = ("steps", "seed", "batch_size", "learning_rate", "precision")
-    changed = [f" --{name.replace('_', '-')} {recipe[name]}" for name in options if recipe[name] != defaults[name]]
-    if recipe["config_overrides"]:
-        changed.append(f" --config '{json.dumps(recipe['config_overrides'])}'")
     card_data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -267,18 +170,24 @@ def write_model_card(output: Path, scores: dict[str, Any]) -> None:
         model_name="video-saliency-default",
         eval_results=results,
     )
+    speed = output / "speed.json"
     card = ModelCard.from_template(
         card_data,
         template_path=str(CARD_TEMPLATE),
-        **recipe,
-        **training,
-        changed_options="".join(changed),
+        **{key: value for key, value in recipe.items() if key not in ("motion", "augmentation")},
+        motion_settings=recipe["motion"],
+        **{key: value for key, value in training.items() if not isinstance(value, dict)},
+        changed_options=changed_options(recipe),
         sigma_divisor=round(1 / recipe["sigma_share"]),
         parameters=f"{model['parameters']:,}",
         megabytes=f"{model['file_bytes'] / 1e6:.1f}",
-        cpu_minutes=round(training["cpu_s"] / 60),
-        wall_minutes=round(training["wall_s"] / 60),
-        table="\n".join(lines),
+        cpu_minutes=round(sum(training["cpu_s"].values()) / 60),
+        wall_minutes=round(sum(training["wall_s"].values()) / 60),
+        table=score_table(scores),
+        motion=motion_sentences(scores),
+        spoiled=spoiled_table(scores),
+        compared=compared_table(scores["compared"]),
+        speed=speed_table(json.loads(speed.read_text())) if speed.exists() else "Not measured.",
         data_hash=scores["data"]["sha256"],
         train_images=f"{scores['data']['train_images']:,}",
         val_images=scores["data"]["val_images"],
@@ -286,86 +195,144 @@ def write_model_card(output: Path, scores: dict[str, Any]) -> None:
     card.save(output / "README.md")
 
 
-def run(
-    data: Path,
-    output: Path,
-    recipe: Recipe,
-    *,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 100,
-    resume: bool = False,
-) -> list[float]:
-    """Trains, saves, scores and describes the model; returns the losses of the steps that were run."""
-    train_stills, val_stills = StillFixations(data, split="train"), StillFixations(data, split="val")
-    trainer = Trainer(recipe)
-    if resume and checkpoint is not None and checkpoint.exists():
-        trainer.load_checkpoint(checkpoint)
-        logger.info("resuming after step %d", trainer.step)
-    cache = StillCache.load(train_stills, recipe)
-    losses = train(trainer, cache, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
-    save_model(trainer, output)
+def changed_options(recipe: dict[str, Any]) -> str:
+    """The options of the command line that repeat this recipe, as far as they are not the default."""
+    defaults = asdict(Recipe())
+    options = ("steps", "fusion_steps", "seed", "batch_size", "learning_rate", "precision")
+    changed = [f" --{name.replace('_', '-')} {recipe[name]}" for name in options if recipe[name] != defaults[name]]
+    if recipe["augmentation"] != defaults["augmentation"]:
+        changed.append(f" --augmentation {augmentation_name(recipe)}")
+    if recipe["config_overrides"]:
+        changed.append(f" --config '{json.dumps(recipe['config_overrides'])}'")
+    return "".join(changed)
 
-    bias = centre_bias(train_stills, recipe.size)
-    scores = {
-        "val": score_maps(predict_maps(output, val_stills), val_stills),
-        "val_centre_bias": score_maps([bias] * len(val_stills), val_stills),
-        "recipe": asdict(recipe),
-        "data": {"sha256": hash_folder(data), "train_images": len(train_stills), "val_images": len(val_stills)},
-        "model": {
-            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-            "file_bytes": (output / "model.safetensors").stat().st_size,
-        },
-        "training": {
-            "wall_s": round(trainer.wall_s, 1),
-            "cpu_s": round(trainer.cpu_s, 1),
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-    write_model_card(output, scores)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    logger.info("val: %s", scores["val"])
-    return losses
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; floats with three decimals."""
+    lines = [[format(cell, ".3f") if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
+
+
+def score_table(scores: dict[str, Any]) -> str:
+    """Scores of the model, of its appearance stream and of the centre bias, over all images and for each set."""
+    rows = []
+    for dataset, row in scores["val"].items():
+        for label, key in (
+            ("this model", "val"),
+            ("its appearance stream alone", "val_appearance_only"),
+            ("centre bias", "val_centre_bias"),
+        ):
+            if key in scores:
+                name = f"{dataset} ({row['images']})"
+                rows.append([name, label, *(scores[key][dataset][metric] for metric in METRICS)])
+    return markdown_table(("images", "", "NSS", "CC", "AUC-Judd"), rows)
+
+
+def motion_sentences(scores: dict[str, Any]) -> str:
+    """How the model did on clips made of stills."""
+    motion = scores.get("motion")
+    if motion is None:
+        return "This model has no motion stream."
+    return (
+        f"On {motion['clips']} clips made of the validation stills, a moving cut-out got more of the predicted mass "
+        f"than the same cut-out at rest above or below it in {100 * motion['mover_wins_still_camera']:.1f} % with a "
+        f"still and {100 * motion['mover_wins_panning_camera']:.1f} % with a panning camera. Human NSS on clips of "
+        f"one still: {motion['nss_still_camera']:.3f} with a still, {motion['nss_panning_camera']:.3f} with a panning "
+        "camera."
+    )
+
+
+def spoiled_table(scores: dict[str, Any]) -> str:
+    """NSS when the validation images are spoiled."""
+    rows = [["as they are", scores["val"]["all"]["nss"]], *scores["val_spoiled_nss"].items()]
+    return markdown_table(("validation images", "NSS"), rows)
+
+
+def compared_table(compared: Sequence[dict[str, Any]]) -> str:
+    """Runs that were trained on two sets and tested on all of the third."""
+    if not compared:
+        return "No run of this kind was made."
+    header = ("tested on", "steps", "augmentation", "changed", "NSS", "CC", "AUC-Judd", "NSS, dark", "centre bias")
+    rows = [
+        [
+            run["left_out"],
+            run["steps"],
+            run["augmentation"],
+            json.dumps(run["config_overrides"]) if run["config_overrides"] else "nothing",
+            *(run["scores"][metric] for metric in METRICS),
+            run["spoiled_nss"].get("a quarter of the brightness", "not measured"),
+            run["centre_bias"]["nss"],
+        ]
+        for run in compared
+    ]
+    return markdown_table(header, rows)
+
+
+def speed_table(speed: dict[str, Any]) -> str:
+    """What `make bench` measured: the cost of each stage, and of the whole road against the network."""
+    rows = [[name, f"{1000 * row['wall_s']:.2f}", f"{1000 * row['cpu_s']:.2f}"] for name, row in speed["rows"].items()]
+    table = markdown_table(("a frame of the 640x480 example clip", "wall, ms", "CPU, ms"), rows)
+    against, overlays = speed["maps_against_flow_and_network"], speed["overlay_maps_per_second"]
+    return (
+        f"{table}\n\nMeasured by `make bench` on {speed['machine']} with {speed['threads']} threads, torch "
+        f"{speed['torch']}; best of {speed['repeats']} runs. Maps at source size come at {against:.2f} of the rate of "
+        f"flow and network alone; `--save overlay` runs at {overlays:.0f} maps a second. A map costs "
+        f"{speed['network_gflop']:.2f} GFLOP for the network and {speed['flow_gflop']:.3f} for the flow (a multiply "
+        "and an add are two)."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     defaults = Recipe()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with index.csv, fixations.npz and images/")
+    parser.add_argument("--data", type=Path, help="folder with index.csv, fixations.npz and images/")
     parser.add_argument("--output", type=Path, required=True, help="folder to write the model to")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="of the appearance stream")
+    parser.add_argument("--fusion-steps", type=int, default=defaults.fusion_steps, help="0: no motion stream")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default=defaults.precision)
-    parser.add_argument("--threads", type=int, default=2, help="the result is the same only for the same number")
+    parser.add_argument("--augmentation", choices=sorted(AUGMENTATIONS), default=augmentation_name(asdict(defaults)))
+    parser.add_argument("--threads", type=int, default=1, help="the result is the same only for the same number")
+    parser.add_argument("--leave-out", metavar="SET", help="train without this set, score on all of it")
+    parser.add_argument("--compare", type=Path, nargs="*", default=(), help="scores.json of other runs, for the card")
     parser.add_argument("--checkpoint", type=Path, default=Path("train_default_model.checkpoint.pt"))
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint file, if there is one")
     parser.add_argument("--config", type=json.loads, default={}, metavar="JSON", help="fields of GFSalNetConfig")
+    parser.add_argument("--card-only", action="store_true", help="write the card of a finished run again")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
+    if options.card_only:
+        scores = json.loads((options.output / "scores.json").read_text())
+        if options.compare:
+            scores["compared"] = [read_compared(path) for path in options.compare]
+            (options.output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+        write_model_card(options.output, scores)
+        return
+    if options.data is None:
+        parser.error("--data is needed for training")
     recipe = Recipe(
         steps=options.steps,
+        fusion_steps=options.fusion_steps,
         seed=options.seed,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         precision=options.precision,
+        augmentation=asdict(AUGMENTATIONS[options.augmentation]),
         config_overrides=options.config,
     )
     run(
         options.data,
         options.output,
         recipe,
+        leave_out=options.leave_out,
         checkpoint=options.checkpoint,
         checkpoint_every=options.checkpoint_every,
         resume=options.resume,
+        compare=options.compare,
     )
 
 

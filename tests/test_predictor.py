@@ -28,6 +28,9 @@ SPECS = {
     "in seconds": {"num_frames": 4, "step_seconds": 0.1},
 }
 
+VALUES = "pixel_values_videos"
+MOTION = ["motion_maps"]
+
 
 def numbered_clip(length: int) -> np.ndarray:
     """Frame i is grey of value i."""
@@ -190,8 +193,68 @@ def test_video_that_cannot_be_read_a_second_time_is_an_error_not_a_short_result(
     assert not [thread for thread in threading.enumerate() if thread.name == "video-saliency-read"]
 
 
-def test_motion_stream_without_flow_is_told(caplog):
+def moving_clip(num_frames: int = 21) -> torch.Tensor:
+    """uint8 `(frames, 64, 96, 3)`: a textured square that crosses a textured background."""
+    generator = torch.Generator().manual_seed(5)
+    background = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 68, 100, generator=generator), 5, stride=1)
+    clip = background.repeat(num_frames, 1, 1, 1)
+    square = torch.rand(3, 6, 6, generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    for index in range(num_frames):
+        clip[index, :, 20:44, 2 + 3 * index : 26 + 3 * index] = square
+    return (clip * 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("flow_pair", ["previous", "next"])
+@pytest.mark.parametrize(("num_frames", "batch_size"), [(21, None), (21, 1), (8, None), (9, 4), (2, None), (1, None)])
+def test_flow_is_that_of_the_whole_clip(flow_pair, num_frames, batch_size):
+    """Streamed in batches, each frame with its neighbour, it equals what the model computes on the clip at once."""
+    model, processor = tiny_gfsalnet(streams="both", flow_pair=flow_pair)
+    processor.size = {"height": 64, "width": 96}
+    clip = moving_clip(num_frames)
+    with torch.no_grad():
+        expected = model(**processor(videos=clip))
+        still = model(**processor(videos=clip), flow_values=model.zero_flow_values(processor(videos=clip)[VALUES]))
+    predictor = VideoSaliencyPredictor(model, processor, batch_size=batch_size)
+    streamed = torch.stack([frame.extra_maps["motion_maps"] for frame in predictor.stream(clip, extra_maps=MOTION)])
+    torch.testing.assert_close(streamed, expected.motion_maps[0], rtol=1e-4, atol=1e-5)
+    if num_frames > 2:
+        assert (expected.motion_maps[0, 1] - still.motion_maps[0, 1]).abs().max() > 1e-3, "the flow is seen"
+
+
+@pytest.mark.parametrize("flow_pair", ["previous", "next"])
+@pytest.mark.parametrize("map_stride", [1, 3])
+def test_flow_after_a_start_in_the_middle_has_the_same_bits(flow_pair, map_stride):
+    model, processor = tiny_gfsalnet(streams="both", flow_pair=flow_pair)
+    predictor = VideoSaliencyPredictor(model, processor, batch_size=4)
+    clip = moving_clip(23)
+    whole = [frame.model_map for frame in predictor.stream(clip, map_stride=map_stride)]
+    for start in (1, 7, 8, 13, 22):
+        rest = list(predictor.stream(clip, map_stride=map_stride, start_frame=start))
+        assert [frame.frame_index for frame in rest] == list(range(start, 23))
+        assert all(torch.equal(frame.model_map, whole[frame.frame_index]) for frame in rest)
+
+
+def test_flow_reaches_windows_of_several_frames():
+    model, processor = tiny_gfsalnet(streams="both", window={"num_frames": 3, "hop": 3})
+    clip = moving_clip(7)
+    with torch.no_grad():
+        expected = model(**processor(videos=clip)).motion_maps[0]
+    frames = VideoSaliencyPredictor(model, processor).stream(clip, extra_maps=MOTION)
+    torch.testing.assert_close(
+        torch.stack([frame.extra_maps["motion_maps"] for frame in frames]), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_each_frame_is_encoded_for_flow_once(monkeypatch):
     model, processor = tiny_gfsalnet(streams="both")
+    encoded, encode = [], model.flow.encode
+    monkeypatch.setattr(model.flow, "encode", lambda frames: encoded.append(len(frames)) or encode(frames))
+    list(VideoSaliencyPredictor(model, processor).stream(moving_clip(21)))
+    assert sum(encoded) == 21
+
+
+def test_motion_stream_without_flow_is_told(caplog):
+    model, processor = tiny_gfsalnet(streams="both", flow_backend=None)
     with caplog.at_level(logging.WARNING):
         list(VideoSaliencyPredictor(model, processor).stream(random_clip(1)))
     assert "sees zero flow" in caplog.text

@@ -44,9 +44,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny_recipe(script: ModuleType, steps: int):
+def tiny_recipe(script: ModuleType, steps: int, fusion_steps: int = 0):
     return script.Recipe(
         steps=steps,
+        fusion_steps=fusion_steps,
         batch_size=4,
         learning_rate=3e-3,
         warmup_steps=3,
@@ -60,8 +61,10 @@ def tiny_recipe(script: ModuleType, steps: int):
 
 
 def test_a_short_run_learns_and_writes_a_model_that_loads(script: ModuleType, data: Path, tmp_path: Path) -> None:
-    losses = script.run(data, tmp_path, tiny_recipe(script, steps=24))
-    assert len(losses) == 24 and np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+    losses = script.run(data, tmp_path, tiny_recipe(script, steps=24, fusion_steps=12))
+    assert len(losses) == 36
+    assert np.mean(losses[19:24]) < np.mean(losses[:5]) - 0.1, "the appearance stream learns"
+    assert np.mean(losses[-4:]) < np.mean(losses[24:28]), "the motion stream learns"
 
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json",
@@ -74,54 +77,104 @@ def test_a_short_run_learns_and_writes_a_model_that_loads(script: ModuleType, da
     assert {value.dtype for value in stored.values() if value.ndim > 1} == {torch.float16}
     model, processor = AutoModel.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert set(model.streams) == {"appearance", "motion"}
     inputs = processor(videos=np.full((2, 30, 40, 3), 128, np.uint8), return_tensors="pt")
     with torch.no_grad():
         maps = model(**inputs).saliency_maps
     assert maps.shape == (1, 2, 48, 64) and maps.min() >= 0 and torch.isfinite(maps).all()
 
 
+def test_fusion_leaves_the_appearance_stream_as_it_is(script: ModuleType, data: Path) -> None:
+    recipe = tiny_recipe(script, steps=3, fusion_steps=3)
+    cache = script.StillCache.load(script.StillFixations(data, split="train"), recipe)
+    trainer = script.Trainer(recipe)
+    while trainer.step < recipe.steps:
+        trainer.train_step(cache)
+    before = {name: value.clone() for name, value in trainer.average.items()}
+    trainer.start_fusion()
+    motion = {name: value.clone() for name, value in trainer.model.streams["motion"].state_dict().items()}
+    assert all(torch.equal(value, before[f"streams.appearance.{name}"]) for name, value in motion.items())
+    trainer.train(cache)
+    for averaged in (trainer.average, trainer.model.state_dict()):
+        assert all(torch.equal(averaged[name], value) for name, value in before.items())
+    changed = trainer.model.streams["motion"].state_dict()
+    assert not all(torch.equal(value, motion[name]) for name, value in changed.items())
+
+
 def test_scores_and_card_say_what_was_measured(script: ModuleType, data: Path, tmp_path: Path) -> None:
-    script.run(data, tmp_path, tiny_recipe(script, steps=2))
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    left_out = tmp_path / "without left"
+    script.run(data, left_out, tiny_recipe(script, steps=2), leave_out="left")
+    others = json.loads((left_out / "scores.json").read_text())
+    assert set(others["val"]) == {"all", "left"} and others["val"]["all"]["images"] > 3
+    assert others["left_out"] == "left" and "motion" not in others
+    assert "no motion stream" in (left_out / "README.md").read_text()
+
+    output = tmp_path / "model"
+    script.run(data, output, tiny_recipe(script, steps=2, fusion_steps=1), compare=[left_out / "scores.json"])
+    scores = json.loads((output / "scores.json").read_text())
     assert set(scores["val"]) == {"all", "left", "right"} and scores["val"]["all"]["images"] == 3
     assert set(scores["val"]["all"]) == {"images", "nss", "cc", "auc_judd"}
     # A square anywhere: the mean of the training images is no good guess, yet better than none.
     assert 0.5 < scores["val_centre_bias"]["all"]["auc_judd"] < 1
     assert scores["recipe"]["steps"] == 2 and len(scores["data"]["sha256"]) == 64
+    assert scores["motion"]["clips"] == 3 and 0 <= scores["motion"]["mover_wins_panning_camera"] <= 1
 
-    card = ModelCard.load(tmp_path / "README.md")
+    card = ModelCard.load(output / "README.md")
     assert card.data.license == "apache-2.0" and card.data.library_name == "transformers"
     assert card.data.eval_results[0].metric_value == round(scores["val"]["all"]["nss"], 4)
     assert f"{scores['val']['all']['nss']:.3f}" in card.text and scores["data"]["sha256"] in card.text
-    assert "{{" not in card.text and "no motion" in card.text
+    assert f"{others['val']['all']['nss']:.3f}" in card.text and "| left | 2 | plain |" in card.text
+    assert "{{" not in card.text and "no gaze on video" in card.text
+
+    speed = {"rows": {"flow": {"wall_s": 0.00125, "cpu_s": 0.0025}}, "machine": "a machine", "threads": 2}
+    speed |= {"torch": "2.x", "repeats": 3, "maps_against_flow_and_network": 0.815, "overlay_maps_per_second": 31.2}
+    speed |= {"network_gflop": 1.2, "flow_gflop": 0.01}
+    (output / "speed.json").write_text(json.dumps(speed))
+    script.main(["--output", str(output), "--card-only"])
+    text = (output / "README.md").read_text()
+    assert "| flow | 1.25 | 2.50 |" in text and "0.81 of the rate" in text and "31 maps a second" in text
+    assert ModelCard.load(output / "README.md").data.eval_results == card.data.eval_results
 
 
-def test_a_killed_run_resumes_exactly(script: ModuleType, data: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(script, steps=6)
+def test_the_same_seed_gives_the_same_file(script: ModuleType, data: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        script.run(data, tmp_path / name, tiny_recipe(script, steps=3, fusion_steps=2))
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_a_set_that_is_not_there_is_refused(script: ModuleType, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must name one of left, right"):
+        script.run(data, tmp_path, tiny_recipe(script, steps=1), leave_out="salicon")
+
+
+@pytest.mark.parametrize("killed_at", [5, 9], ids=["appearance", "fusion"])
+def test_a_killed_run_resumes_exactly(script: ModuleType, data: Path, tmp_path: Path, killed_at: int) -> None:
+    recipe = tiny_recipe(script, steps=6, fusion_steps=4)
     stills = script.StillFixations(data, split="train")
     cache = script.StillCache.load(stills, recipe)
 
     class KilledError(Exception):
         pass
 
-    def train(trainer, last_step: int) -> None:
-        step = trainer.train_step
-
-        def killed_step(cache) -> float:
-            if trainer.step == last_step:
-                raise KilledError
-            return step(cache)
-
-        trainer.train_step = killed_step
-        script.train(trainer, cache, checkpoint=tmp_path / "run.pt", checkpoint_every=2)
-
     whole, killed, resumed = (script.Trainer(recipe) for _ in range(3))
-    script.train(whole, cache, checkpoint=None, checkpoint_every=2)
+    expected = whole.train(cache)
+
+    step, done = killed.train_step, []
+
+    def killed_step(cache) -> float:
+        if len(done) == killed_at:
+            raise KilledError
+        done.append(step(cache))
+        return done[-1]
+
+    killed.train_step = killed_step
     with pytest.raises(KilledError):
-        train(killed, last_step=5)
+        killed.train(cache, checkpoint=tmp_path / "run.pt", checkpoint_every=2)
     resumed.load_checkpoint(tmp_path / "run.pt")
-    assert resumed.step == 4
-    script.train(resumed, cache, checkpoint=None, checkpoint_every=2)
+    assert (resumed.stage, resumed.step) == (("appearance", 4) if killed_at == 5 else ("fusion", 2))
+    rest = resumed.train(cache)
+    assert rest == expected[-len(rest) :] and len(rest) == (6 if killed_at == 5 else 2)
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
     for name, value in whole.average.items():
         assert torch.equal(value, resumed.average[name]), name

@@ -21,6 +21,7 @@ import torch
 from transformers import PreTrainedModel
 
 from video_saliency.background import prefetch
+from video_saliency.flow_stream import add_flow
 from video_saliency.loading import load_model, load_processor
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor, post_process_maps
@@ -91,6 +92,7 @@ class _Shown:
     size: tuple[int, int]
     pixels: torch.Tensor | None  # (3, h, w) uint8 at model size
     frame: Frame | None
+    flow: torch.Tensor | None = None  # (3, h, w) normalised flow image, on the model's device
 
 
 _Maps = tuple[torch.Tensor, dict[str, torch.Tensor]]
@@ -175,8 +177,8 @@ class VideoSaliencyPredictor:
         """
         if map_stride < 1 or start_frame < 0:
             raise ValueError(f"map_stride must be at least 1 and start_frame at least 0: {map_stride}, {start_frame}")
-        if getattr(self.model.config, "streams", "appearance") != "appearance":
-            logger.warning("this model has a motion stream, which sees zero flow: no optical flow is computed yet")
+        if getattr(self.model.config, "streams", "appearance") != "appearance" and not self.computes_flow:
+            logger.warning("this model's motion stream sees zero flow: its config names no flow_backend")
         source = open_source(video)
         run = _Run(self, source, map_stride, start_frame, with_frames, tuple(extra_maps))
         options: dict[str, Any] = {"smoothing": smoothing, "normalize": normalize}
@@ -194,8 +196,20 @@ class VideoSaliencyPredictor:
             if progress is not None:
                 progress(done, source.num_frames)
 
-    def predict_windows(self, windows: torch.Tensor, extra_maps: Sequence[str] = ()) -> list[torch.Tensor]:
+    @property
+    def computes_flow(self) -> bool:
+        """Whether the model has a flow backend, so that each frame gets a flow image before it is predicted."""
+        return getattr(self.model, "flow", None) is not None
+
+    def predict_windows(
+        self, windows: torch.Tensor, extra_maps: Sequence[str] = (), *, flow_values: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         """The model's maps for uint8 windows `(batch, frames, 3, h, w)` at model size.
+
+        Args:
+            windows: see above.
+            extra_maps: names of further outputs.
+            flow_values: normalised flow images of the shape of `windows`, for models that take them.
 
         Returns:
             `saliency_maps`, then each of `extra_maps`: float32 `(batch, described frames, h, w)` on the CPU.
@@ -204,8 +218,11 @@ class VideoSaliencyPredictor:
             ValueError: if the model gives out no map of such a name.
         """
         pixels = self.processor.normalize_frames(windows, device=self.model.device, dtype=self.model.dtype)
+        inputs = {"pixel_values_videos": pixels}
+        if flow_values is not None:
+            inputs["flow_values"] = flow_values
         with torch.inference_mode():
-            outputs: VideoSaliencyOutput = self.model(pixel_values_videos=pixels)
+            outputs: VideoSaliencyOutput = self.model(**inputs)
         results = []
         for name in ("saliency_maps", *extra_maps):
             maps = outputs.get(name)
@@ -239,7 +256,7 @@ class _Run:
         self.kept_bytes = 0  # of source frames in waiting and in the queue
         self.kept_bytes_lock = threading.Lock()
         self.truncated: TruncatedVideoError | None = None
-        self.batch: list[tuple[Window, list[torch.Tensor]]] = []
+        self.batch: list[tuple[Window, list[torch.Tensor], list[torch.Tensor]]] = []
         self.maps: dict[int, _Maps] = {}
         self.previous: tuple[Fraction, _Maps] | None = None
         self.rewound: Iterator[Frame] | None = None
@@ -248,7 +265,7 @@ class _Run:
         depth = self.predictor.batch_size * self.predictor.spec.num_frames + 2
         reader = prefetch(self.read(), depth)
         try:
-            for shown in self.up_to_the_break(reader):
+            for shown in self.with_flow(self.up_to_the_break(reader)):
                 self.remember(shown)
                 yield from self.advance(self.planner.push(shown.time))
             if self.planner.num_frames == 0 and self.truncated is None:
@@ -269,6 +286,23 @@ class _Run:
             yield from reader
         except TruncatedVideoError as error:
             self.truncated = error
+
+    def with_flow(self, frames: Iterator[_Shown]) -> Iterator[_Shown]:
+        """The same frames, with their flow images if the model computes flow."""
+        predictor = self.predictor
+        if not predictor.computes_flow:
+            return frames
+        frames_per_batch = predictor.batch_size * predictor.spec.num_frames
+        if predictor.spec.num_frames > 1:
+            return add_flow(frames, predictor.model, frames_per_batch=frames_per_batch)
+        return add_flow(
+            frames,
+            predictor.model,
+            frames_per_batch=frames_per_batch,
+            # the first batch that is run may begin a batch before the first map
+            first_wanted=max(0, self.first_map - frames_per_batch * self.map_stride),
+            is_wanted=lambda index: index % self.map_stride == 0,
+        )
 
     def read(self) -> Iterator[_Shown]:
         """Runs in the background thread: decode, shrink, and account for the source frames that are kept."""
@@ -304,27 +338,30 @@ class _Run:
                 continue
             first = self.buffer[0].index
             # frames are numbered without gaps, so a frame's place in the buffer follows from its index
-            pixels = [self.buffer[index - first].pixels for index in window.frames]
-            self.batch.append((window, [picture for picture in pixels if picture is not None]))
+            frames = [self.buffer[index - first] for index in window.frames]
+            pixels = [frame.pixels for frame in frames if frame.pixels is not None]
+            self.batch.append((window, pixels, [frame.flow for frame in frames if frame.flow is not None]))
             if len(self.batch) == self.predictor.batch_size:
                 self.run_batch()
                 yield from self.ready()
         while self.buffer and self.buffer[0].index < self.planner.oldest_needed:
-            self.buffer.popleft().pixels = None
+            used_up = self.buffer.popleft()
+            used_up.pixels = used_up.flow = None
 
     def run_batch(self) -> None:
         """Predict the collected windows, unless all that they describe lies before the start."""
         batch, self.batch = self.batch, []
         wanted = {
             (row, output_index): frame
-            for row, (window, _) in enumerate(batch)
+            for row, (window, _, _) in enumerate(batch)
             for output_index, frame in window.maps
             if frame % self.map_stride == 0 and frame >= self.first_map
         }
         if not wanted:
             return
-        windows = torch.stack([torch.stack(pictures) for _, pictures in batch])
-        maps, *extras = self.predictor.predict_windows(windows, self.extra_maps)
+        windows = torch.stack([torch.stack(pictures) for _, pictures, _ in batch])
+        flow = torch.stack([torch.stack(images) for _, _, images in batch]) if self.predictor.computes_flow else None
+        maps, *extras = self.predictor.predict_windows(windows, self.extra_maps, flow_values=flow)
         for (row, output_index), frame in wanted.items():
             # clones, so that one map that is kept does not keep its batch
             further = {

@@ -48,7 +48,7 @@ class SegmentWriter:
         time_base: seconds of one tick; times are rounded to ticks. Take that of the source, `VideoInfo.time_base`.
         frame_rate: a hint for the encoder, and the duration of a single frame. Default: 25.
         crf: quality of x264; 18 is visually lossless, larger is smaller.
-        preset: speed of x264.
+        preset: speed of x264; the default keeps up with real time beside the model on two cores.
 
     Raises:
         ValueError: for a frame of another size or type, a time that does not increase, or no frame at all.
@@ -64,7 +64,7 @@ class SegmentWriter:
         *,
         frame_rate: Fraction | None = None,
         crf: int = 20,
-        preset: str = "veryfast",
+        preset: str = "superfast",
     ) -> None:
         self.path, self.width, self.height = Path(path), width, height
         self.time_base = max(Fraction(time_base), Fraction(1, MAX_TICKS_PER_SECOND))

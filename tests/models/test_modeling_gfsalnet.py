@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from video_saliency.models.gfsalnet.modeling_gfsalnet import (
     GFSalNetOutput,
     GFSalNetStream,
 )
+from video_saliency.optical_flow import flow_to_image
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "gfsalnet"
 
@@ -277,7 +279,7 @@ def test_missing_flow_means_a_white_image() -> None:
     ("streams", "inputs", "message"),
     [
         ("appearance", {"pixel_values_videos": (1, 1, 3, 8, 8), "flow_values": (1, 1, 3, 8, 8)}, "no motion stream"),
-        ("motion", {"pixel_values_videos": (1, 1, 3, 8, 8)}, "pass flow_values"),
+        ("motion", {}, "takes flow_values"),
         ("both", {"flow_values": (1, 1, 3, 8, 8)}, "pixel_values_videos is missing"),
         ("both", {"pixel_values_videos": (1, 1, 3, 8, 8), "flow_values": (1, 2, 3, 8, 8)}, "must have the shape"),
         ("both", {"pixel_values_videos": (1, 3, 8, 8)}, "batch, frames, 3, height, width"),
@@ -367,3 +369,133 @@ def test_trunk_reproduces_resnet50() -> None:
 def test_trunk_has_the_parameter_names_of_transformers() -> None:
     with torch.device("meta"):
         assert list(ResNetTrunk(ResNetConfig()).state_dict()) == list(ResNetModel(ResNetConfig()).state_dict())
+
+
+PAPER_VARIANTS = [
+    {},
+    {"spatial_attention": False},
+    {"channel_attention": False},
+    {"spatial_attention": False, "channel_attention": False},
+    {"multi_level": False},
+    {"fusion": "conv"},
+    {"streams": "appearance"},
+    {"streams": "motion"},
+]
+
+
+@pytest.mark.parametrize("switches", PAPER_VARIANTS, ids=str)
+def test_each_variant_of_the_paper_learns_at_a_size_that_is_no_multiple_of_32(switches: dict[str, Any]) -> None:
+    """The paper's own form, with the ReLU that can die; see `test_parameters_of_the_papers_variants`."""
+    torch.manual_seed(2)
+    wide = [[8, 4, 2, 1], [12, 8, 4, 2]]  # so that not all units of an attention are dead by chance
+    config = tiny_config(output_activation="relu", centre_prior=False, main_deconv=wide, **switches)
+    model = GFSalNetForVideoSaliency(config).train()
+    frames, flow_images = torch.randn(2, 2, 2, 3, 45, 70)
+    densities = torch.rand(2, 2, 45, 70) ** 4
+    inputs = {"pixel_values_videos": frames, "flow_values": flow_images}
+    if config.streams != "both":
+        inputs.pop("flow_values" if config.streams == "appearance" else "pixel_values_videos")
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(5):
+        outputs = model(**inputs, saliency_labels=densities, fixation_labels=(densities > 0.8).float())
+        assert outputs.saliency_maps.shape == (2, 2, 45, 70)
+        optimizer.zero_grad()
+        outputs.loss.backward()
+        if step == 0:
+            gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+            assert [name for name, gradient in gradients.items() if gradient is None or not gradient.any()] == []
+        optimizer.step()
+        losses.append(outputs.loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+
+
+@pytest.mark.parametrize("backend", ["pwcnet", "dis", None])
+def test_only_lucas_kanade_can_remove_the_camera(backend: str | None) -> None:
+    with pytest.raises(ValueError, match="flow_remove_camera is for flow_backend='lucas_kanade' only"):
+        tiny_config(flow_backend=backend, flow_remove_camera=True)
+    assert not GFSalNetConfig.compact(flow_backend=backend).flow_remove_camera
+    assert GFSalNetConfig.compact().flow_remove_camera
+
+
+def test_pwcnet_belongs_to_the_model_and_stays_frozen(tmp_path: Path) -> None:
+    model = tiny_model(flow_backend="pwcnet")
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trained == sum(parameter.numel() for parameter in tiny_model().parameters())
+    assert sum(parameter.numel() for parameter in model.flow.parameters()) == 9_374_274
+    assert model.train() is model and not model.flow.training and model.streams.training
+    before = {name: value.clone() for name, value in model.flow.state_dict().items()}
+    frames, densities = torch.randn(1, 2, 3, 32, 48), torch.rand(1, 2, 32, 48)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=0.1)
+    model(frames, saliency_labels=densities).loss.backward()
+    optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in model.flow.state_dict().items())
+    model.save_pretrained(tmp_path)
+    loaded, report = GFSalNetForVideoSaliency.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    assert not any(parameter.requires_grad for parameter in loaded.flow.parameters())
+    assert all(parameter.requires_grad for parameter in loaded.streams.parameters())
+    with torch.no_grad():
+        assert torch.equal(loaded(frames).saliency_maps, model.eval()(frames).saliency_maps)
+    assert "flow.context.6.bias" in load_file(tmp_path / "model.safetensors")
+
+
+def test_without_a_motion_stream_there_is_no_pwcnet() -> None:
+    model = tiny_model(streams="appearance", flow_backend="pwcnet")
+    assert model.flow is None and not any(name.startswith("flow.") for name in model.state_dict())
+
+
+def test_missing_pwcnet_weights_are_initialised() -> None:
+    model = tiny_model(flow_backend="pwcnet")
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("flow.")}
+    loaded = GFSalNetForVideoSaliency.from_pretrained(None, config=model.config, state_dict=kept)
+    for name, value in loaded.flow.state_dict().items():
+        assert value.isfinite().all() and bool(value.any()) == name.endswith("weight")
+
+
+@pytest.mark.parametrize("flow_pair", ["next", "previous"])
+def test_flow_of_a_clip_is_that_of_its_pairs(flow_pair: str) -> None:
+    model = tiny_model(flow_backend="pwcnet", flow_pair=flow_pair, flow_mean=[0.0] * 3, flow_std=[1.0] * 3)
+    frames = (torch.rand(1, 3, 3, 50, 70) * 255).round() / 255
+    encoded = [model.encode_for_flow(frame[None]) for frame in frames[0]]
+    pairs = [(0, 1), (1, 2), (1, 2)] if flow_pair == "next" else [None, (1, 0), (2, 1)]
+    images = torch.stack(
+        [
+            model.zero_flow_values(frames[0, 0])
+            if pair is None
+            else model.flow_values_between(encoded[pair[0]], encoded[pair[1]], (50, 70))[0]
+            for pair in pairs
+        ]
+    )
+    with torch.no_grad():
+        expected, computed = model(frames, images[None]).motion_maps, model(frames).motion_maps
+    torch.testing.assert_close(computed, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_flow_is_encoded_as_the_config_says() -> None:
+    model = tiny_model(flow_max_magnitude=4.0, flow_mean=[0.2, 0.4, 0.6], flow_std=[0.1, 0.2, 0.5])
+    flow = 3 * torch.randn(2, 3, 2, 8, 10)
+    images = flow_to_image(flow, max_magnitude=4.0) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.config.flow_mean, model.config.flow_std))
+    torch.testing.assert_close(model.flow_values_from(flow), (images - mean) / std)
+    floor = tiny_model(flow_min_magnitude=100.0)
+    assert floor.flow_values_from(flow).std() < 0.3 * tiny_model().flow_values_from(flow).std()
+
+
+def test_dis_is_asked_for_only_when_flow_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    model, frames = tiny_model(flow_backend="dis"), torch.randn(1, 2, 3, 32, 48)
+    with torch.no_grad():
+        assert model(frames, frames).saliency_maps.isfinite().all()
+    with pytest.raises(ValueError, match="pip install opencv-python-headless"):
+        model(frames)
+
+
+def test_dis_flow_reaches_the_motion_stream() -> None:
+    pytest.importorskip("cv2")
+    model = tiny_model(flow_backend="dis")
+    coarse = F.interpolate(torch.rand(1, 3, 12, 16), size=(72, 96), mode="bicubic")[0].clamp(0, 1)
+    frames = torch.stack([coarse[:, :64, :80], coarse[:, 2:66, 3:83]])[None] * 2 - 1
+    with torch.no_grad():
+        moving, still = model(frames), model(frames[:, :1].expand(-1, 2, -1, -1, -1))
+    assert not torch.allclose(moving.motion_maps[:, 0], still.motion_maps[:, 0], atol=1e-3)

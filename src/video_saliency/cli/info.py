@@ -58,8 +58,41 @@ def describe(
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "GFLOP a map": f"{counter.get_total_flops() / maps / 1e9:.3g} (multiply and add counted as two)",
         "memory": f"{weights / 2**20:.1f} MiB of weights and about {working / 2**20:.1f} MiB a window, in float32",
+        **({"flow": describe_flow(network, size)} if getattr(network, "flow", None) is not None else {}),
         "device": device,
     }
+
+
+def describe_flow(network: Any, size: dict[str, int]) -> str:
+    """The flow backend of a network on the meta device, and what it costs a map."""
+    config = network.config
+    camera = "the camera's motion removed" if config.flow_remove_camera else "with the camera's motion"
+    gflop = flow_operations(network, size) / 1e9
+    return f"{config.flow_backend}, {camera}; {gflop:.2g} GFLOP a map on top"
+
+
+def flow_operations(network: Any, size: dict[str, int]) -> int:
+    """Operations of one frame's flow: those of matrix products, and one for each number that another step makes."""
+    with torch.device("meta"):
+        frames = torch.zeros(1, 3, size["height"], size["width"])
+    with FlopCounterMode(display=False) as products, ElementCount() as others, torch.inference_mode():
+        encoded = network.encode_for_flow(frames)
+        network.flow_values_between(encoded, encoded, (size["height"], size["width"]))
+    return int(products.get_total_flops()) + others.count
+
+
+class ElementCount(TorchDispatchMode):
+    """Numbers made in its context by operations that are no views: a lower bound of the arithmetic in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.count += sum(tensor.numel() for tensor in tree_leaves(results) if isinstance(tensor, torch.Tensor))
+        return results
 
 
 class PeakMemory(TorchDispatchMode):

@@ -30,6 +30,10 @@ class GFSalNetConfig(PreTrainedConfig):
             Default: ResNet-50 (paper).
         streams: `"both"` (paper), or only `"appearance"` or `"motion"` (the paper's ablations).
         fusion: `"gated"` (paper, eq. 1-3) or `"conv"`, one static 1x1 convolution (the paper's ablation).
+        standardize_frames: whether each frame is brought to mean 0 and deviation 1 first (ours), so that dark or faint
+            pictures are seen as others are.
+        normalize_appearance: whether the appearance map is divided by its mean before fusion (ours): a stream trained
+            alone may give each picture another scale, and the gate has to weigh its map against that of motion.
         spatial_attention, channel_attention, multi_level: the blocks that the paper switches off in its ablation.
         channel_attention_reduction: how much narrower the hidden layer of the channel-wise attention is (paper: 4).
         main_deconv, multi_level_deconv, head_deconv: transposed convolutions as `[channels, kernel, stride, padding]`,
@@ -38,13 +42,22 @@ class GFSalNetConfig(PreTrainedConfig):
             strides = 4; the last head layer has 1 channel.
         output_activation: last step of each stream, `"relu"` (paper) or `"softplus"` (ours: its gradient cannot die,
             so that a model can be trained from scratch).
+        contrast_branch: whether a map of low-level contrasts is added before that activation (ours).
         centre_prior: whether a learned low-resolution map is enlarged and added before that activation (ours).
         centre_prior_size: rows and columns of that map.
         flow_pair: `"next"`: the flow of a frame leads to its successor (our reading of the paper: only so is it
             aligned with the frame), the last frame repeats its predecessor's; `"previous"`: it leads to its
             predecessor (causal), the first frame's is zero. A trained motion stream is tied to one of them.
+        flow_backend: what computes the flow of frames that come without: `"lucas_kanade"` (ours, no weights),
+            `"pwcnet"` (paper: PWC-Net, whose weights then belong to the model and stay frozen), `"dis"` (OpenCV's
+            dense inverse search, where OpenCV is installed), or `None` for zero flow: the caller supplies it. A
+            trained motion stream is tied to its flow, so to this and the next three fields.
+        flow_remove_camera: whether the motion of the camera is taken out of the flow that the backend computes;
+            `"lucas_kanade"` only.
+        flow_max_magnitude, flow_min_magnitude: how flow becomes colour, see `flow_to_image`; lengths in pixels of the
+            model's input. `None`: the longest vector of each frame gets full colour (our reading of the paper).
         flow_mean, flow_std: normalisation of flow images in 0..1, RGB. It must be that of the processor, which is
-            ImageNet's by default: the model needs it to make the image of zero flow, which is white.
+            ImageNet's by default: the model needs it to make flow images, and to read the frames for its flow.
         kl_loss_weight, nss_loss_weight, cc_loss_weight: see `video_saliency.losses`; 1, 0.1 (paper) and 0.
         window: fields of a `WindowSpec`: one frame at a time (paper).
 
@@ -66,6 +79,8 @@ class GFSalNetConfig(PreTrainedConfig):
     encoder_config: dict | PreTrainedConfig | None = None
     streams: str = "both"
     fusion: str = "gated"
+    standardize_frames: bool = False
+    normalize_appearance: bool = False
     spatial_attention: bool = True
     channel_attention: bool = True
     channel_attention_reduction: int = 4
@@ -77,9 +92,14 @@ class GFSalNetConfig(PreTrainedConfig):
     # Our reading: full size in one step.
     head_deconv: list | tuple = ((1, 8, 4, 2),)
     output_activation: str = "relu"
+    contrast_branch: bool = False
     centre_prior: bool = False
     centre_prior_size: list | tuple = (9, 12)
     flow_pair: str = "next"
+    flow_backend: str | None = "lucas_kanade"
+    flow_remove_camera: bool = False
+    flow_max_magnitude: float | None = None
+    flow_min_magnitude: float = 0.0
     flow_mean: list | tuple = IMAGENET_MEAN
     flow_std: list | tuple = IMAGENET_STD
     kl_loss_weight: float = 1.0
@@ -106,8 +126,10 @@ class GFSalNetConfig(PreTrainedConfig):
     def compact(cls, **overrides: Any) -> "GFSalNetConfig":
         """Our small model for 144 x 192 input and a CPU; any field may be overridden.
 
-        A ResNet with basic blocks (32, 64, 128, 192 channels, two blocks per stage) and a narrow decoder, softplus and
-        centre prior to train from scratch, causal flow. Two streams have 4.7 M parameters.
+        A ResNet with basic blocks (32, 64, 128, 192 channels, two blocks per stage) and a narrow decoder. To train
+        from scratch: standardised frames, softplus, a contrast branch, a centre prior. For its motion: an appearance
+        map of mean 1, and causal flow of what moves by itself, in full colour from 1.5 pixels a frame on. Two streams
+        have 4.7 M parameters.
         """
         fields = {
             "encoder_config": {
@@ -120,7 +142,12 @@ class GFSalNetConfig(PreTrainedConfig):
             "multi_level_deconv": [[32, 3, 1, 1], [24, 3, 1, 1], [16, 3, 1, 1]],
             "output_activation": "softplus",
             "centre_prior": True,
+            "contrast_branch": True,
+            "standardize_frames": True,
+            "normalize_appearance": True,
             "flow_pair": "previous",
+            "flow_remove_camera": overrides.get("flow_backend", "lucas_kanade") == "lucas_kanade",
+            "flow_min_magnitude": 1.5,
         }
         return cls(**{**fields, **overrides})
 
@@ -135,13 +162,24 @@ class GFSalNetConfig(PreTrainedConfig):
             ("fusion", ("gated", "conv")),
             ("output_activation", ("relu", "softplus")),
             ("flow_pair", ("next", "previous")),
+            ("flow_backend", ("lucas_kanade", "pwcnet", "dis", None)),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
         if self.channel_attention_reduction < 1:
             raise ValueError(f"channel_attention_reduction must be at least 1, got {self.channel_attention_reduction}")
         if len(self.centre_prior_size) != 2 or min(self.centre_prior_size) < 1:
             raise ValueError(f"centre_prior_size must be [rows, columns], got {self.centre_prior_size}")
+        if (self.flow_max_magnitude is not None and self.flow_max_magnitude <= 0) or self.flow_min_magnitude < 0:
+            raise ValueError(
+                "flow_max_magnitude must be above 0 (or None), flow_min_magnitude at least 0, got "
+                f"{self.flow_max_magnitude} and {self.flow_min_magnitude}"
+            )
+        if self.flow_remove_camera and self.flow_backend != "lucas_kanade":
+            raise ValueError(
+                f"flow_remove_camera is for flow_backend='lucas_kanade' only, got {self.flow_backend!r}: the others "
+                "give flow with the camera's motion, so leave flow_remove_camera=False"
+            )
         if len(self.flow_mean) != 3 or len(self.flow_std) != 3 or min(self.flow_std) <= 0:
             raise ValueError("flow_mean and flow_std must have three values (RGB) each, flow_std above 0")
 

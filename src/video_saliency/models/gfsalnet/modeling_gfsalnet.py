@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,11 +20,17 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from video_saliency.backbones.box_filter import box_mean
+from video_saliency.backbones.dis_flow import DISFlow
+from video_saliency.backbones.lucas_kanade import LucasKanadeFlow
+from video_saliency.backbones.pwcnet import NEGATIVE_SLOPE, PWCNetConvolution, PWCNetFlow, PWCNetUpsampling
 from video_saliency.backbones.resnet import ResNetTrunk
 from video_saliency.losses import saliency_loss
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.models.gfsalnet.configuration_gfsalnet import GFSalNetConfig
+from video_saliency.optical_flow import align_flow_pairs, flow_to_image
 
+FLOW_PIXELS = 2**18  # of frames that are matched together on a CPU: with more, batches are slower than single pairs
 LayerT = TypeVar("LayerT", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
@@ -60,6 +67,20 @@ def _with_initial(layer: LayerT, *, std: float, mean: float = 0.0, bias: float =
 def _kaiming_std(fan_in: float, gain: float = 2.0) -> float:
     """Deviation that keeps the variance through a layer of `fan_in` inputs and a ReLU (He et al. 2015; no ReLU: 1)."""
     return math.sqrt(gain / fan_in)
+
+
+def _flow_backend(config: GFSalNetConfig) -> LucasKanadeFlow | PWCNetFlow | DISFlow | None:
+    """What computes the flow of frames that come without; never trained here."""
+    if config.flow_backend == "lucas_kanade":
+        return LucasKanadeFlow(remove_camera=config.flow_remove_camera)
+    if config.flow_backend == "pwcnet":
+        return PWCNetFlow()
+    return DISFlow() if config.flow_backend == "dis" else None
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Flow is computed in float32; the meta device knows no autocast at all."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class GFSalNetDeconvolutions(nn.Module):
@@ -153,6 +174,42 @@ class GFSalNetCentrePrior(nn.Module):
         return maps + F.interpolate(self.weight, size=maps.shape[-2:], mode="bilinear", align_corners=False)
 
 
+class GFSalNetContrast(nn.Module):
+    """How much each place differs from its surroundings, in brightness and two colour contrasts at three scales, mixed
+    to one map: what attracts the eye in any picture (Itti, Koch and Niebur, PAMI 1998; this form is ours).
+    """
+
+    SCALES = (1, 2, 4)  # radius of the centre in pixels of a quarter of the input; the surroundings are three times it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = _with_initial(nn.Conv2d(3 * len(self.SCALES), 1, kernel_size=1), std=0.0)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`(batch, 1, height, width)`, any sign, for `(batch, 3, height, width)` normalised images."""
+        red, green, blue = F.avg_pool2d(images.detach(), 4, ceil_mode=True).split(1, dim=1)
+        opponents = torch.cat([(red + green + blue) / 3, red - green, blue - (red + green) / 2], dim=1)
+        contrasts = []
+        for scale in self.SCALES:
+            difference = _smooth(opponents, 2 * scale - 1) - _smooth(opponents, 6 * scale + 1)
+            contrast = _smooth(difference.abs(), 2 * scale + 1)
+            # against the mean of the picture, so that faint pictures have contrasts as well
+            contrasts.append(contrast / (contrast.mean(dim=(-2, -1), keepdim=True) + 1e-3))
+        mixed = self.mix(torch.cat(contrasts, dim=1).clamp(max=8))
+        return F.interpolate(mixed, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _smooth(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Two means over windows of odd `side`, nearly a Gaussian."""
+    return box_mean(box_mean(images, side), side) if side > 1 else images
+
+
+def _standardized(frames: torch.Tensor) -> torch.Tensor:
+    """Each frame with mean 0 and deviation 1 over its channels and pixels; a frame without contrast stays flat."""
+    variance, mean = torch.var_mean(frames, dim=(-3, -2, -1), keepdim=True)
+    return (frames - mean) / (variance + 0.05**2).sqrt()
+
+
 class GFSalNetStream(nn.Module):
     """One stream: picture (or flow image) in, one saliency map out."""
 
@@ -182,6 +239,7 @@ class GFSalNetStream(nn.Module):
         )
         # a positive bias keeps the last ReLU alive at the start (our choice)
         self.head = GFSalNetDeconvolutions(merged_channels, config.head_deconv, activate_last=False, last_bias=0.01)
+        self.contrast = GFSalNetContrast() if config.contrast_branch else None
         self.centre_prior = GFSalNetCentrePrior(config.centre_prior_size) if config.centre_prior else nn.Identity()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -207,6 +265,8 @@ class GFSalNetStream(nn.Module):
         maps = self.head(self.channel_attention(merged))  # (batch, 1, 480, 640)
         if maps.shape[-2:] != images.shape[-2:]:
             maps = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+        if self.contrast is not None:
+            maps = maps + self.contrast(images)
         maps = self.centre_prior(maps)
         maps = F.relu(maps) if self.output_activation == "relu" else F.softplus(maps)
         return maps.squeeze(1), stages
@@ -259,6 +319,9 @@ class GFSalNetPreTrainedModel(PreTrainedModel):
                 init.constant_(module.bias, module.initial_bias)
         elif isinstance(module, GFSalNetCentrePrior):
             init.zeros_(module.weight)
+        elif isinstance(module, (PWCNetConvolution, PWCNetUpsampling)):
+            init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+            init.zeros_(module.bias)
 
 
 class GFSalNetForVideoSaliency(GFSalNetPreTrainedModel):
@@ -284,7 +347,17 @@ class GFSalNetForVideoSaliency(GFSalNetPreTrainedModel):
         self.fusion = None
         if config.streams == "both":
             self.fusion = GFSalNetGatedFusion() if config.fusion == "gated" else GFSalNetStaticFusion()
+        self.flow = _flow_backend(config) if "motion" in self.streams else None
         self.post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> GFSalNetForVideoSaliency:
+        """Sets the mode of the streams; the flow backend stays frozen and in evaluation mode."""
+        super().train(mode)
+        if self.flow is not None:
+            # here, not once for all: loading a checkpoint makes every parameter trainable again, then calls this
+            self.flow.requires_grad_(False).eval()
+        return self
 
     def forward(
         self,
@@ -299,10 +372,11 @@ class GFSalNetForVideoSaliency(GFSalNetPreTrainedModel):
         """One saliency map for each frame; frames do not see each other, motion comes in as flow.
 
         Args:
-            pixel_values_videos: `(batch, frames, 3, height, width)` normalised RGB frames of any size. Not used, and
-                not needed, with `streams="motion"`.
+            pixel_values_videos: `(batch, frames, 3, height, width)` normalised RGB frames of any size. With
+                `streams="motion"` only its flow is used, and it is not needed beside `flow_values`.
             flow_values: same shape: colour images of each frame's optical flow, normalised with the config's
-                `flow_mean` and `flow_std`. `None` with two streams stands for zero flow (a white image).
+                `flow_mean` and `flow_std`. `None`: computed from the frames by the config's `flow_backend`; without
+                one, and for clips of one frame, zero flow (a white image).
             saliency_labels: true densities `(batch, frames, height, width)`, any scale; with them a loss is returned.
             fixation_labels: fixation maps, same shape, above 0 where somebody looked; without them the NSS term is
                 left out.
@@ -317,6 +391,8 @@ class GFSalNetForVideoSaliency(GFSalNetPreTrainedModel):
         if return_dict is None:
             return_dict = self.config.return_dict
         images = self._stream_images(pixel_values_videos, flow_values)
+        if self.config.standardize_frames and "appearance" in images:
+            images["appearance"] = _standardized(images["appearance"])
 
         maps: dict[str, torch.Tensor] = {}  # (batch * frames, height, width)
         features: tuple[torch.Tensor, ...] = ()
@@ -326,6 +402,9 @@ class GFSalNetForVideoSaliency(GFSalNetPreTrainedModel):
         if self.fusion is None:
             (maps["saliency"],) = maps.values()
         else:
+            if self.config.normalize_appearance:
+                mean = maps["appearance"].mean(dim=(-2, -1), keepdim=True)
+                maps["appearance"] = maps["appearance"] / mean.clamp(min=1e-6)
             maps["saliency"], gate = self.fusion(maps["appearance"], maps["motion"])
             if gate is not None:
                 maps["gate"] = gate
@@ -356,28 +435,107 @@ class GFSalNetForVideoSaliency(GFSalNetPreTrainedModel):
             raise ValueError('this model has one stream: make it with GFSalNetConfig(streams="both")')
         self.streams["motion"].load_state_dict(self.streams["appearance"].state_dict())
 
+    @torch.no_grad()
+    def encode_for_flow(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the flow backend needs of each frame; computed once, it serves the pairs with both neighbours.
+
+        Args:
+            frames: `(frames, 3, height, width)` RGB in 0..1.
+
+        Raises:
+            ValueError: for a model that computes no flow.
+        """
+        if self.flow is None:
+            raise ValueError("this model computes no flow: it has no motion stream, or its config no flow_backend")
+        with _without_autocast(frames.device):
+            encoded: tuple[torch.Tensor, ...] = self.flow.encode(frames.float())
+        return encoded
+
+    @torch.no_grad()
+    def flow_values_between(
+        self, start: Sequence[torch.Tensor], end: Sequence[torch.Tensor], size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Normalised images `(frames, 3, *size)` of the flow from the frames `start` to the frames `end`.
+
+        Args:
+            start: frames as `encode_for_flow` gives them; the flow lies on their grid.
+            end: as many encoded frames.
+            size: (height, width) of the frames.
+        """
+        assert self.flow is not None  # `encode_for_flow` has checked it
+        pairs = len(start[0])
+        together = max(1, FLOW_PIXELS // (size[0] * size[1])) if start[0].device.type == "cpu" else pairs
+        images = []
+        with _without_autocast(start[0].device):
+            for first in range(0, pairs, together):
+                some_start, some_end = ([part[first : first + together] for part in parts] for parts in (start, end))
+                images.append(self.flow_values_from(self.flow.match(some_start, some_end, size)))
+        return torch.cat(images)
+
+    def zero_flow_values(self, frames: torch.Tensor) -> torch.Tensor:
+        """The normalised image of zero flow, which is white, for each of `(..., 3, height, width)` frames."""
+        white = [(1 - mean) / std for mean, std in zip(self.config.flow_mean, self.config.flow_std, strict=True)]
+        return frames.new_tensor(white)[:, None, None].expand_as(frames)
+
+    def flow_values_from(self, flow: torch.Tensor) -> torch.Tensor:
+        """Normalised colour images `(..., 3, height, width)` of flow, encoded as the config says.
+
+        Args:
+            flow: `(..., 2, height, width)` float in pixels, x (right) first; see `align_flow_pairs` for which flow
+                belongs to which frame.
+        """
+        images = flow_to_image(
+            flow, max_magnitude=self.config.flow_max_magnitude, min_magnitude=self.config.flow_min_magnitude
+        )
+        mean, std = (
+            torch.tensor(values, device=flow.device)[:, None, None]
+            for values in (self.config.flow_mean, self.config.flow_std)
+        )
+        return ((images / 255 - mean) / std).to(self.dtype)
+
+    def _flow_of_clips(self, frames: torch.Tensor) -> torch.Tensor:
+        """Flow images of normalised clips, each frame with the neighbour that the config names."""
+        if self.flow is None or frames.shape[1] < 2:
+            return self.zero_flow_values(frames)
+        batch, num_frames, _, *size = frames.shape
+        mean, std = (
+            torch.tensor(values, device=frames.device)[:, None, None]
+            for values in (self.config.flow_mean, self.config.flow_std)
+        )
+        # back to the 8-bit values of the video: what rounding does to them must not reach the colours of the flow
+        pictures = ((frames.float() * std + mean) * 255).round() / 255
+        encoded = self.encode_for_flow(pictures.flatten(0, 1))
+        clips = [part.unflatten(0, (batch, num_frames)) for part in encoded]
+        first, second = [part[:, :-1].flatten(0, 1) for part in clips], [part[:, 1:].flatten(0, 1) for part in clips]
+        start, end = (first, second) if self.config.flow_pair == "next" else (second, first)
+        with torch.no_grad(), _without_autocast(frames.device):
+            flow = self.flow.match(start, end, (size[0], size[1])).unflatten(0, (batch, num_frames - 1))
+            return self.flow_values_from(align_flow_pairs(flow, self.config.flow_pair))
+
     def _stream_images(self, frames: torch.Tensor | None, flow_images: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """What each stream sees, checked; white images where zero flow is meant."""
+        """What each stream sees, checked; computed flow where none is given."""
         for name, images in (("pixel_values_videos", frames), ("flow_values", flow_images)):
             if images is not None and (images.ndim != 5 or images.shape[2] != 3):
                 raise ValueError(f"{name} must be (batch, frames, 3, height, width), got {tuple(images.shape)}")
         if "motion" not in self.streams and flow_images is not None:
             raise ValueError("this model has no motion stream: leave flow_values away")
-        if "appearance" not in self.streams:
-            if flow_images is None:
-                raise ValueError('a model with streams="motion" sees nothing but flow: pass flow_values')
-            return {"motion": flow_images}
         if frames is None:
-            raise ValueError("pixel_values_videos is missing: pass frames (batch, frames, 3, height, width)")
+            if "appearance" in self.streams or flow_images is None:
+                raise ValueError(
+                    "pixel_values_videos is missing: pass frames (batch, frames, 3, height, width); a model with "
+                    'streams="motion" takes flow_values instead'
+                )
+            return {"motion": flow_images}
+        if "motion" not in self.streams:
+            return {"appearance": frames}
         if flow_images is None:
-            white = [(1 - mean) / std for mean, std in zip(self.config.flow_mean, self.config.flow_std, strict=True)]
-            flow_images = frames.new_tensor(white)[:, None, None].expand_as(frames)
+            flow_images = self._flow_of_clips(frames)
         if frames.shape != flow_images.shape:
             raise ValueError(
                 f"flow_values {tuple(flow_images.shape)} must have the shape of pixel_values_videos "
                 f"{tuple(frames.shape)}: one flow image per frame, see `align_flow_pairs`"
             )
-        return {"appearance": frames, "motion": flow_images}
+        return {"appearance": frames, "motion": flow_images} if len(self.streams) > 1 else {"motion": flow_images}
 
     def _loss(
         self, maps: torch.Tensor, saliency_labels: torch.Tensor | None, fixation_labels: torch.Tensor | None
