@@ -25,13 +25,13 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from video_saliency.data import StillFixations, hash_folder
+from video_saliency.scoring import score_stills
 from video_saliency.training.default_model import Recipe, StillCache, Trainer
 from video_saliency.training.default_scores import (
     METRICS,
     centre_bias,
     load_trained,
     predict_maps,
-    score_maps,
     score_motion,
     score_spoiled,
 )
@@ -58,13 +58,13 @@ def measure(output: Path, train_stills: StillFixations, test_stills: StillFixati
     model.eval()
     bias = centre_bias(train_stills, recipe.size)
     scores: dict[str, Any] = {
-        "val": score_maps(predict_maps(model, processor, test_stills), test_stills),
-        "val_centre_bias": score_maps([bias] * len(test_stills), test_stills),
+        "val": score_stills(predict_maps(model, processor, test_stills), test_stills),
+        "val_centre_bias": score_stills([bias] * len(test_stills), test_stills),
         "val_spoiled_nss": score_spoiled(model, processor, test_stills),
     }
     if recipe.fusion_steps:
         appearance = predict_maps(model, processor, test_stills, output="appearance_maps")
-        scores["val_appearance_only"] = score_maps(appearance, test_stills)
+        scores["val_appearance_only"] = score_stills(appearance, test_stills)
         scores["motion"] = score_motion(model, processor, test_stills)
     return scores
 

@@ -29,7 +29,7 @@ LAYERS = [
     ["training"],
     ["cli"],
 ]
-OPTIONAL = ("av", "scipy", "peft", "datasets", "gradio", "torchvision", "evaluate", "accelerate")
+OPTIONAL = ("av", "scipy", "peft", "datasets", "gradio", "torchvision", "evaluate", "accelerate", "pyarrow")
 
 
 def layer_of(module: str) -> int:

@@ -78,7 +78,7 @@ def read_still(source: Source) -> tuple[np.ndarray, str] | None:
         raise VideoError(f"{source} is a damaged picture ({error}): copy or download it again") from error
     if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    return np.asarray(upright.convert("RGB")), name
+    return np.array(upright.convert("RGB")), name  # a copy, which torch may write to
 
 
 def missing_bytes(source: Source) -> str | None:

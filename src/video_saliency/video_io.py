@@ -147,7 +147,7 @@ def probe(source: Source) -> VideoInfo:
     with open_input(source) as container:
         stream = video_stream(container, source)
         first = first_picture(container, stream, source)
-        orientation = _orientation(first)
+        orientation = picture_orientation(first)
         width, height = (first.height, first.width) if orientation[0] else (first.width, first.height)
         sound = container.streams.best("audio")
         codec = sound.codec_context if sound is not None else None
@@ -225,7 +225,7 @@ class _FrameMaker:
         size = (picture.width, picture.height)
         if self.clock is None:
             self.clock = _Clock(reader.time_base, reader.rate)
-            self.orientation, self.size = _orientation(picture), size
+            self.orientation, self.size = picture_orientation(picture), size
         elif size != self.size and not self.size_changed:
             self.size_changed = True
             logger.warning("%s changes its size at frame %d: scaled to the first size", self.source, self.count)
@@ -276,7 +276,7 @@ def _still_info(rgb: np.ndarray, name: str) -> VideoInfo:
     )
 
 
-def _orientation(picture: Any) -> Orientation:
+def picture_orientation(picture: Any) -> Orientation:
     """How the display matrix of a frame turns it: transposed, then rows flipped, then columns flipped."""
     matrix = picture.side_data.get("DISPLAYMATRIX")
     if matrix is None:

@@ -19,7 +19,10 @@ def describe_error(error: Exception) -> tuple[str, int]:
     """What to tell the user about an expected error, and the exit code."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f" while writing {error.filename}" if error.filename else ""
-        return f"the disk is full{where}: free some space, then run the same command with --resume", RUN_BROKE_OFF
+        return (
+            f"the disk is full{where}: free some space, then run the same command again (predict: with --resume)",
+            RUN_BROKE_OFF,
+        )
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return f"{error.filename} is a file where a folder is needed: name another --output", WRONG_INPUT
     if isinstance(error, OSError) and error.errno == errno.EROFS:

@@ -17,7 +17,7 @@ from video_saliency.data.picture_files import picture_size, read_picture
 from video_saliency.data.video_seeking import index_video, read_header, read_pictures, resample_indices
 from video_saliency.sources import Frame
 from video_saliency.video_container import FALLBACK_FRAME_RATE
-from video_saliency.video_io import DecodedFrame, _orientation, probe, read_frames
+from video_saliency.video_io import DecodedFrame, picture_orientation, probe, read_frames
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class VideoFrames:
         numbers = list(indices) if self.rate is None else [self._numbers[index] for index in indices]
         pictures = {
             number: DecodedFrame(
-                picture, number, Fraction(0), _orientation(picture), (picture.width, picture.height)
+                picture, number, Fraction(0), picture_orientation(picture), (picture.width, picture.height)
             ).to_rgb()
             for number, picture in read_pictures(self.path, numbers)
         }

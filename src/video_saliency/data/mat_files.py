@@ -129,7 +129,7 @@ def _guarded(
     path: Path, read: Callable[[], dict[str, Any]], errors: tuple[type[Exception], ...] = ()
 ) -> dict[str, Any]:
     """What `read` gives, its errors about the content of the file as one of ours."""
-    damage: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, KeyError, NotImplementedError, EOFError)
+    damage: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, LookupError, NotImplementedError, EOFError)
     try:
         return read()
     except (MissingPackageError, FileNotFoundError, PermissionError):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ from transformers import PreTrainedModel
 
 from video_saliency.data import StillFixations, fixation_density
 from video_saliency.loading import load_model, load_processor
-from video_saliency.metrics import auc_judd, cc, nss
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
+from video_saliency.scoring import score_stills
 from video_saliency.training.motion_checks import clip_nss, decoy_clip, mover_gets_more, pan_clip
 from video_saliency.training.still_augmentation import compress_images
 
 METRICS = ("nss", "cc", "auc_judd")
-Scores = dict[str, dict[str, float]]
 
 
 def load_trained(folder: Path) -> tuple[PreTrainedModel, VideoSaliencyProcessor]:
@@ -54,22 +53,6 @@ def predict_maps(
             pixels = spoil(pixels.float()).round().clamp(0, 255).to(torch.uint8)
         maps.append(model(processor.normalize_frames(pixels)[None])[output][0, 0].numpy())
     return maps
-
-
-def score_maps(maps: Sequence[np.ndarray], stills: StillFixations) -> Scores:
-    """Mean NSS, CC and AUC-Judd over all images and over those of each set; maps are scored at their own size."""
-    rows = []
-    for index, saliency_map in enumerate(maps):
-        points = stills.fixation_points(index, saliency_map.shape)
-        density = fixation_density(points, saliency_map.shape)
-        rows.append((nss(saliency_map, points), cc(saliency_map, density), auc_judd(saliency_map, points)))
-    table, dataset_of_row = np.array(rows), np.array([item.dataset for item in stills.items])
-    scores: Scores = {}
-    for dataset in ("all", *sorted(set(dataset_of_row.tolist()))):
-        chosen = table[dataset_of_row == dataset] if dataset != "all" else table
-        means = np.nanmean(chosen, axis=0).tolist()
-        scores[dataset] = {"images": len(chosen), **dict(zip(METRICS, means, strict=True))}
-    return scores
 
 
 def centre_bias(stills: StillFixations, size: tuple[int, int]) -> np.ndarray:
@@ -116,7 +99,7 @@ def score_spoiled(
 ) -> dict[str, float]:
     """Mean NSS when the pictures are spoiled in one way or another."""
     return {
-        name: score_maps(predict_maps(model, processor, stills, spoil=spoil), stills)["all"]["nss"]
+        name: score_stills(predict_maps(model, processor, stills, spoil=spoil), stills)["all"]["nss"]
         for name, spoil in SPOILED.items()
     }
 
@@ -161,4 +144,4 @@ def score_motion(
     }
 
 
-__all__ = ["METRICS", "centre_bias", "load_trained", "predict_maps", "score_maps", "score_motion", "score_spoiled"]
+__all__ = ["METRICS", "centre_bias", "load_trained", "predict_maps", "score_motion", "score_spoiled"]
