@@ -263,7 +263,7 @@ def test_resumed_run_predicts_only_what_is_left(tmp_path, model, monkeypatch):
     monkeypatch.setattr(
         VideoSaliencyPredictor,
         "predict_windows",
-        lambda self, batch, extra: windows.append(len(batch)) or predict(self, batch, extra),
+        lambda self, batch, *args, **options: windows.append(len(batch)) or predict(self, batch, *args, **options),
     )
     assert call("predict", clip, "--output", tmp_path / "out", *options, "--resume")[0] == 0
     assert windows == [5, 5]
@@ -581,7 +581,7 @@ def test_info_tells_window_size_parameters_and_cost(model):
         assert word in text
     code, text = call("info")
     assert code == 0
-    assert "144 x 192" in text
+    assert "144 x 192" in text and "lucas_kanade, the camera's motion removed" in text
 
 
 def test_peak_memory_counts_what_is_alive_at_once():
@@ -612,3 +612,55 @@ def test_float_maps_equal_the_streams(tmp_path, model, normalize):
     for (index, time_s, saved), frame in zip(read_map_shards(tmp_path / "out" / "clip" / "maps"), frames, strict=True):
         assert (index, time_s) == (frame.frame_index, frame.time_s)
         np.testing.assert_array_equal(saved, frame.map_at((32, 48)).numpy())
+
+
+@pytest.fixture(scope="module")
+def gated_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gated")
+    network, processor = tiny_gfsalnet(streams="both")
+    with torch.no_grad():  # a gate that differs from place to place
+        network.fusion.projection.weight.copy_(torch.tensor([1.0, -2.0]).reshape(1, 2, 1, 1))
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("map_size", ["model", "source"])
+def test_gate_is_written_on_its_own_scale(tmp_path, gated_model, map_size):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=5, width=70, height=50)
+    options = ("--model", gated_model, "--save", "gate,csv", "--map-size", map_size)
+    code, text = call("predict", clip, "--output", tmp_path / "out", *options)
+    assert code == 0 and "gate" in text
+    pictures = sorted((tmp_path / "out" / "clip" / "gate").iterdir())
+    assert [path.name for path in pictures] == [f"gate_{number:05d}.png" for number in range(1, 6)]
+    frames = VideoSaliencyPredictor.from_pretrained(gated_model).stream(clip, extra_maps=["gate_maps"])
+    for path, frame in zip(pictures, frames, strict=True):
+        gate = frame.extra_maps["gate_maps"] if map_size == "model" else frame.extra_map_at_source("gate_maps")
+        assert gate.std() > 0.01 and gate.max() < 0.98, "the gate of this test is neither flat nor full"
+        with Image.open(path) as picture:
+            assert picture.mode == "L"
+            np.testing.assert_array_equal(np.asarray(picture), np.rint(255 * gate.numpy()).astype(np.uint8))
+
+
+@pytest.mark.parametrize("switches", [{"streams": "appearance"}, {"fusion": "conv"}])
+def test_gate_of_a_model_without_one_is_refused_at_once(tmp_path, switches):
+    network, processor = tiny_gfsalnet(**switches)
+    for part in (network, processor):
+        part.save_pretrained(tmp_path / "model")
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=2)
+    options = ("--model", tmp_path / "model", "--save", "csv,gate")
+    code, text = call("predict", clip, "--output", tmp_path / "out", *options)
+    assert code == 2
+    assert "has no gate: it takes a GFSalNet with both streams and gated fusion" in one_line(text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_gate_of_a_killed_run_is_gone_on_with(tmp_path, gated_model, monkeypatch):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=12)
+    options = ("--model", gated_model, "--save", "gate", "--segment-frames", 5)
+    assert call("predict", clip, "--output", tmp_path / "whole", *options)[0] == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(outputs, "_write_json", die_at(2, outputs._write_json))
+        app(["predict", str(clip), "--output", str(tmp_path / "broken"), *map(str, options)], standalone_mode=False)
+    assert call("predict", clip, "--output", tmp_path / "broken", *options, "--resume")[0] == 0
+    assert files_of(tmp_path / "broken") == files_of(tmp_path / "whole")

@@ -29,7 +29,7 @@ LAYERS = [
     ["training"],
     ["cli"],
 ]
-OPTIONAL = ("av", "scipy", "peft", "datasets", "gradio", "torchvision", "evaluate", "accelerate", "pyarrow")
+OPTIONAL = ("av", "scipy", "peft", "datasets", "gradio", "torchvision", "evaluate", "accelerate", "pyarrow", "cv2")
 
 
 def layer_of(module: str) -> int:

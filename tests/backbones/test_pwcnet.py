@@ -29,7 +29,7 @@ def bgr_pair(height: int, width: int) -> list[torch.Tensor]:
     return [torch.sigmoid(seeded_input(name, (1, 3, height, width))) for name in names]
 
 
-def close(value: torch.Tensor, name: str, atol: float) -> None:
+def assert_stored(value: torch.Tensor, name: str, atol: float) -> None:
     torch.testing.assert_close(value, STORED[name], atol=atol, rtol=0)
 
 
@@ -43,32 +43,32 @@ def test_cost_volume_and_warp_equal_the_stored_ones(number):
     first, second = (seeded_input(f"golden_pwcnet.corr{number}.{name}", UNITS[number]) for name in ("one", "two"))
     batch, _, height, width = UNITS[number]
     flow = 2.5 * seeded_input(f"golden_pwcnet.warp{number}.flow", (batch, 2, height, width))
-    close(cost_volume(first, second), f"unit.corr{number}", 1e-5)
-    close(warp(second, flow), f"unit.warp{number}", 1e-5)
+    assert_stored(cost_volume(first, second), f"unit.corr{number}", 1e-5)
+    assert_stored(warp(second, flow), f"unit.warp{number}", 1e-5)
 
 
 def test_a_whole_pixel_warp_equals_the_stored_one():
     flow = torch.tensor([1.0, -2.0]).reshape(1, 2, 1, 1).expand(2, 2, 6, 9)
     features = seeded_input("golden_pwcnet.corr0.two", UNITS[0])
-    close(warp(features, flow), "unit.warp_integer_u1_vminus2", 1e-5)
+    assert_stored(warp(features, flow), "unit.warp_integer_u1_vminus2", 1e-5)
     assert torch.equal(warp(features, torch.zeros(2, 2, 6, 9)) != 0, features != 0), "borders live under zero flow"
 
 
 def test_features_flows_and_residual_equal_the_stored_ones(network):
     first, second = (network.features(image) for image in bgr_pair(64, 64))
     for level, step in enumerate((4, 2, 1, 1, 1, 1), start=1):  # of the large levels every n-th channel is stored
-        close(first[level - 1][:, ::step], f"native_64x64.feature_one_level{level}", 1e-5)
+        assert_stored(first[level - 1][:, ::step], f"native_64x64.feature_one_level{level}", 1e-5)
     flows, residual = network.estimate(first[1:], second[1:])
     for level, flow in zip((6, 5, 4, 3, 2), flows, strict=True):
-        close(flow, f"native_64x64.flow_level{level}_unscaled", 1e-3)
-    close(residual, "native_64x64.refiner_residual_unscaled", 1e-3)
-    close(20 * (flows[-1] + residual), "native_64x64.network_output_quarter_res", 1e-3)
+        assert_stored(flow, f"native_64x64.flow_level{level}_unscaled", 1e-3)
+    assert_stored(residual, "native_64x64.refiner_residual_unscaled", 1e-3)
+    assert_stored(20 * (flows[-1] + residual), "native_64x64.network_output_quarter_res", 1e-3)
 
 
 def test_flow_of_another_size_equals_the_stored_one(network):
     start, end = (network.encode(image.flip(1)) for image in bgr_pair(96, 128))  # `encode` takes RGB
     flow = network.match(start, end, (96, 128))
-    close(flow[..., ::2, ::2], "resized_96x128.flow_full_res", 2e-3)
+    assert_stored(flow[..., ::2, ::2], "resized_96x128.flow_full_res", 2e-3)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 17), (1, 3, 1, 1), (1, 2, 9, 8), (2, 4, 3, 7)])

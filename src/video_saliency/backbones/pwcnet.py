@@ -24,6 +24,7 @@ SEARCH_RADIUS = 4  # pixels of each level
 FLOW_SCALE = 20.0  # the network counts in units of 20 pixels of its input
 COVERAGE = 0.999  # of a pixel's bilinear weights that must lie within the picture; below 1 because of rounding
 NEGATIVE_SLOPE = 0.1
+ENCODED_PIXELS = 2**18  # of frames that are encoded together on a CPU: more take up to twice as long a frame
 STRIP = 8  # columns of the cost volume that share one matrix product
 
 
@@ -123,10 +124,13 @@ class PWCNetFlow(nn.Module):
         Args:
             frames: `(frames, 3, height, width)` RGB in 0..1, any size: they are enlarged to multiples of 64.
         """
-        size = [math.ceil(side / 64) * 64 for side in frames.shape[-2:]]
-        if list(frames.shape[-2:]) != size:
-            frames = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
-        return self.features(frames.flip(1))[FINEST_LEVEL - 1 :]  # the network was trained on B, G, R
+        height, width = (math.ceil(side / 64) * 64 for side in frames.shape[-2:])
+        if tuple(frames.shape[-2:]) != (height, width):
+            frames = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
+        together = max(1, ENCODED_PIXELS // (height * width)) if frames.device.type == "cpu" else len(frames)
+        # the network was trained on B, G, R
+        parts = [self.features(part.flip(1))[FINEST_LEVEL - 1 :] for part in frames.split(together)]
+        return tuple(torch.cat(level) for level in zip(*parts, strict=True))
 
     def match(self, start: Sequence[torch.Tensor], end: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Flow `(frames, 2, height, width)` in pixels at `size`, x first, from the frames `start` to those of `end`.

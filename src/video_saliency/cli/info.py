@@ -68,7 +68,8 @@ def describe_flow(network: Any, size: dict[str, int]) -> str:
     config = network.config
     camera = "the camera's motion removed" if config.flow_remove_camera else "with the camera's motion"
     gflop = flow_operations(network, size) / 1e9
-    return f"{config.flow_backend}, {camera}; {gflop:.2g} GFLOP a map on top"
+    cost = "not counted, it is OpenCV's" if config.flow_backend == "dis" else f"{gflop:.2g} GFLOP a map on top"
+    return f"{config.flow_backend}, {camera}; {cost}"
 
 
 def flow_operations(network: Any, size: dict[str, int]) -> int:

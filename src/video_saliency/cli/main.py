@@ -13,8 +13,11 @@ from typing import Annotated
 import typer
 from transformers.utils import logging as transformers_logging
 
+from video_saliency.cli.convert import convert
+from video_saliency.cli.data import data_app
 from video_saliency.cli.info import info
 from video_saliency.cli.predict import predict
+from video_saliency.cli.score import score
 from video_saliency.version import __version__
 
 app = typer.Typer(
@@ -25,6 +28,9 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(info)
+app.command()(score)
+app.command()(convert)
+app.add_typer(data_app, name="data")
 
 
 def show_version(wanted: bool) -> None:

@@ -15,18 +15,21 @@ from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from PIL import Image
 
 from video_saliency.atomic_files import atomic_path
 from video_saliency.map_io import MapPngWriter, MapShardWriter
 from video_saliency.predictor import SaliencyFrame
+from video_saliency.processing_video_saliency import post_process_maps
 from video_saliency.reports.tables import CsvWriter, frame_statistics, join_csv
 from video_saliency.video_io import SegmentWriter, VideoInfo, join_segments
 from video_saliency.visualization import ContactSheet, overlay
 
 PARTIAL = ".partial"
+EXTRA_MAPS = {"gate": "gate_maps"}  # kinds made of another output of the model than its saliency maps
 
 
 class Output(Protocol):
@@ -123,20 +126,42 @@ class CsvOutput(ShareOutput):
         return folder / "saliency.csv"
 
 
+class GatePngWriter:
+    """Writes weights in 0..1 as 8-bit pictures: 0 to 255 in every frame alike, nothing is divided by its maximum."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, frame_index: int, time_s: float, gate: np.ndarray) -> None:
+        """Write the `(height, width)` gate of a frame at once; `time_s` is not kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.folder / f"gate_{frame_index + 1:05d}.png") as path:
+            Image.fromarray(np.rint(255 * gate.clip(0, 1)).astype(np.uint8)).save(path)
+
+
 class FolderOutput:
-    """A folder of files that are complete one by one: `maps/` (float NPZ shards) or `png/` (8-bit pictures)."""
+    """A folder of files that are complete one by one.
+
+    `maps/` holds float NPZ shards, `png/` 8-bit maps, `gate/` the weight of appearance against motion as 8-bit
+    pictures: 255 is all appearance.
+    """
 
     needs_frames = False
+    writers: ClassVar[dict[str, Any]] = {"maps": MapShardWriter, "png": MapPngWriter, "gate": GatePngWriter}
 
     def __init__(self, work: Path, name: str, map_size: str) -> None:
         self.work, self.name, self.at_source = work / name, name, map_size == "source"
         for leftover in self.work.glob(".*"):  # of a killed run
             leftover.unlink()
-        self.writer: Any = (MapShardWriter if name == "maps" else MapPngWriter)(self.work)
+        self.writer = self.writers[name](self.work)
 
     def add(self, frame: SaliencyFrame) -> None:
         size = frame.source_size if self.at_source else (frame.model_map.shape[0], frame.model_map.shape[1])
-        self.writer.write(frame.frame_index, frame.time_s, frame.map_at(size).numpy())
+        if self.name in EXTRA_MAPS:
+            values = post_process_maps(frame.extra_maps[EXTRA_MAPS[self.name]], size, normalize=None)
+        else:
+            values = frame.map_at(size)
+        self.writer.write(frame.frame_index, frame.time_s, values.numpy())
 
     def end_segment(self) -> None:
         if isinstance(self.writer, MapShardWriter):

@@ -21,18 +21,19 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from video_saliency.background import BackgroundWriter
 from video_saliency.cli.devices import pick_device, pick_dtype
 from video_saliency.cli.errors import EXPECTED_ERRORS, RUN_BROKE_OFF, describe_error, one_line_errors, show_error
-from video_saliency.cli.outputs import CsvOutput, FolderOutput, OutputFolder, OverlayOutput, SheetOutput
+from video_saliency.cli.outputs import EXTRA_MAPS, CsvOutput, FolderOutput, OutputFolder, OverlayOutput, SheetOutput
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_model, load_processor
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.version import __version__
 from video_saliency.video_io import TruncatedVideoError, VideoInfo, probe
 
-KINDS = ("overlay", "maps", "png", "csv", "sheet")
+KINDS = ("overlay", "maps", "png", "csv", "sheet", "gate")
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
     *(".ogv", ".3gp", ".gif"),
 }
+GATED = ("both", "gated")  # streams and fusion of a GFSalNet that has a gate
 WRITE_BEHIND = 8  # frames that may wait for the writer
 
 
@@ -71,6 +72,7 @@ def predict(
         _check_options(options)
         clips = find_clips(inputs, output)
         network, processor = load_model(model), load_processor(model)
+        _check_gate(network, options)
         predictor = VideoSaliencyPredictor(
             network, processor, device=pick_device(device), dtype=pick_dtype(dtype), batch_size=batch_size
         )
@@ -139,6 +141,7 @@ def _write_frames(
             normalize="frame" if options.normalize == "frame" else None,
             start_frame=out.frames_done,
             with_frames=any(output.needs_frames for output in out.outputs.values()),
+            extra_maps=[EXTRA_MAPS[kind] for kind in options.save if kind in EXTRA_MAPS],
             progress=advance,
         )
         with contextlib.closing(stream):  # so that an error of the writer ends the reader at once
@@ -235,6 +238,15 @@ def _check_options(options: Options) -> None:
         raise ValueError(f"--normalize must be frame or none, got {options.normalize!r}")
     if options.map_stride < 1 or options.segment_frames < 1:
         raise ValueError("--map-stride and --segment-frames must be at least 1")
+
+
+def _check_gate(network: Any, options: Options) -> None:
+    config = network.config
+    if "gate" in options.save and (getattr(config, "streams", None), getattr(config, "fusion", None)) != GATED:
+        raise ValueError(
+            f"--save gate: the model {options.model!r} has no gate: it takes a GFSalNet with both streams and gated "
+            "fusion"
+        )
 
 
 def _is_url(name: str) -> bool:
