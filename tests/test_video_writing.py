@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from fractions import Fraction
 
@@ -217,18 +218,24 @@ def test_a_missing_folder_is_an_oserror(tmp_path):
         write_video(tmp_path / "none" / "clip.mp4", pairs(TIMES))
 
 
-@pytest.fixture
-def limit_file_size():
-    """Sets the size beyond which no file can grow: EFBIG, reported in the same places as ENOSPC on a full disk."""
+@contextlib.contextmanager
+def limited_file_size(size):
+    """No file can grow beyond `size`: EFBIG, reported in the same places as ENOSPC on a full disk.
+
+    The limit holds for the whole process, its log as well: it must be gone before anything is reported.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("step", ["write", "join"])
 @pytest.mark.parametrize("limit", [10_000, 100_000])
-def test_a_full_disk_is_an_oserror_with_its_number(tmp_path, limit_file_size, step, limit):
+def test_a_full_disk_is_an_oserror_with_its_number(tmp_path, step, limit):
     noise = np.random.default_rng(0).integers(0, 255, (12, 240, 320, 3), dtype=np.uint8)
     source = make_clip(tmp_path / "source.mp4", audio="aac")
     part = tmp_path / "part.mp4"
@@ -236,8 +243,7 @@ def test_a_full_disk_is_an_oserror_with_its_number(tmp_path, limit_file_size, st
         with SegmentWriter(part, 320, 240, TICK) as writer:
             for rgb, time in zip(noise, TIMES, strict=False):
                 writer.write(rgb, time)
-    limit_file_size(limit)
-    with pytest.raises(OSError) as raised:
+    with pytest.raises(OSError) as raised, limited_file_size(limit):
         if step == "join":
             join_segments([part], tmp_path / "full.mp4", audio_from=source)
         else:
