@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from fractions import Fraction
 from itertools import islice
 
 import numpy as np
@@ -15,7 +16,7 @@ from tiny_models import echo_model, tiny_gfsalnet
 from video_factory import make_clip
 
 from video_saliency import sources
-from video_saliency.predictor import VideoSaliencyPredictor
+from video_saliency.predictor import SaliencyFrame, VideoSaliencyPredictor
 from video_saliency.video_io import TruncatedVideoError, VideoError, read_frames
 
 SPECS = {
@@ -308,6 +309,19 @@ def test_normalization_and_smoothing():
     assert smooth.std() < sharp.std()
     black = next(iter(predictor.stream(np.zeros((1, 8, 8, 3), np.uint8))))
     assert black.saliency_map.abs().max() == 0
+
+
+@pytest.mark.parametrize("normalize", ["frame", "sum", None])
+def test_pictures_of_maps_without_a_clear_peak_are_faint(normalize):
+    flat = torch.ones(8, 10)
+    flat[2, 3] = 5.0
+    clear = torch.zeros(8, 10)
+    clear[2, 3] = 5.0
+    for model_map, peak in ((flat, 5 / (10 * float(flat.mean()))), (clear, 1.0), (torch.zeros(8, 10), 0.0)):
+        frame = SaliencyFrame(0, Fraction(0), model_map, (8, 10), normalize=normalize)
+        assert float(frame.display_map().max()) == pytest.approx(peak)
+        assert float(frame.display_map((16, 20)).max()) <= peak + 1e-6
+    assert float(SaliencyFrame(0, Fraction(0), flat, (8, 10)).saliency_map.max()) == 1.0  # files are not changed
 
 
 def test_bfloat16_maps_are_float32():
