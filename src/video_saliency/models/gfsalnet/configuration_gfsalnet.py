@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, ResNetConfig
 
+from video_saliency.saliency_config import SaliencyConfig
 from video_saliency.windows import WindowSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -18,7 +19,7 @@ FIRST_STAGE_STRIDE = 4
 
 
 @strict
-class GFSalNetConfig(PreTrainedConfig):
+class GFSalNetConfig(SaliencyConfig):
     r"""
     Configuration of a [`GFSalNetForVideoSaliency`]. The defaults are the full model of the paper (Kocak, Erdem and
     Erdem, "A Gated Fusion Network for Dynamic Saliency Prediction", arXiv 2102.07682) for 640 x 480 input, 74,952,631
