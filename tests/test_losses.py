@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from seeded_weights import seeded_input
 
 from video_saliency.losses import (
     correlation_coefficient,
     kl_divergence,
+    kl_minus_cc_loss,
     normalized_scanpath_saliency,
     saliency_loss,
 )
@@ -112,3 +114,37 @@ def test_nothing_labelled_gives_zero_loss_and_gradients() -> None:
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="size of the maps"):
         saliency_loss(torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 4, 4))
+
+
+def dtfsal_maps() -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (2, 1, 14, 24)
+    return seeded_input("loss.pred", shape).sigmoid(), seeded_input("loss.gt", shape).relu()
+
+
+@pytest.mark.parametrize(
+    ("weights", "value"),
+    [
+        ({"cc_weight": 0.0}, 1.0085855912),
+        ({"kl_weight": 0.0}, -0.0145593654),
+        ({}, 0.9940262258),
+        ({"kl_weight": 2.0, "cc_weight": 3.0}, 2 * 1.0085855912 - 3 * 0.0145593654),
+    ],
+)
+def test_kl_minus_cc_against_values_in_float64(weights: dict[str, float], value: float) -> None:
+    assert kl_minus_cc_loss(*dtfsal_maps(), **weights).item() == pytest.approx(value, abs=1e-6)
+
+
+def test_kl_minus_cc_skips_unlabelled_maps_and_checks_shapes() -> None:
+    maps, densities = dtfsal_maps()
+    expected = kl_minus_cc_loss(maps[:1], densities[:1])
+    densities[1] = 0
+    torch.testing.assert_close(kl_minus_cc_loss(maps, densities), expected)
+    assert kl_minus_cc_loss(maps, torch.zeros_like(maps)).item() == 0
+    with pytest.raises(ValueError, match="size of the maps"):
+        kl_minus_cc_loss(maps, densities[..., :-1])
+
+
+def test_kl_minus_cc_has_finite_gradients_for_maps_near_zero() -> None:
+    logits = torch.full((1, 1, 8, 8), -80.0, requires_grad=True)
+    kl_minus_cc_loss(logits.sigmoid(), random_maps(1, 1, 8, 8)).backward()
+    assert logits.grad.isfinite().all()
