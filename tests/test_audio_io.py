@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_factory import cut_file, make_clip, sample_picture, sine
+from video_factory import cut_file, make_clip, make_sound, sample_picture, sine
 
+from video_saliency.audio_io import read_samples
 from video_saliency.video_io import VideoError, read_audio
 
 
@@ -81,6 +83,53 @@ def test_no_sound_gives_no_block(tmp_path):
     Image.fromarray(sample_picture(0)).save(tmp_path / "a.png")
     assert list(read_audio(make_clip(tmp_path / "clip.mp4"))) == []
     assert list(read_audio(tmp_path / "a.png")) == []
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".wav", "pcm_s16le"), (".mp3", "libmp3lame"), (".m4a", "aac")])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_file_of_sound_alone_starts_at_0(tmp_path, suffix, codec, channels):
+    path = make_sound(tmp_path / f"sound{suffix}", sine(22_050, 44_100, channels), 44_100, codec)
+    start, samples = whole_sound(path, 16_000)
+    assert start == pytest.approx(0, abs=1e-4) and samples.shape[0] == channels
+    assert samples.shape[1] == pytest.approx(8000, abs=400)  # whole packets of a codec
+    assert np.abs(samples - sine(samples.shape[1], 16_000, channels))[:, 1000:7000].mean() < 0.02
+
+
+def test_a_cover_picture_is_no_clock(tmp_path):
+    path = tmp_path / "song.mp3"
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libmp3lame", rate=44_100, layout="mono")
+        cover = container.add_stream("png", rate=1, width=64, height=48, pix_fmt="rgb24")
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(sine(22_050, 44_100, 1), format="fltp", layout="mono")
+        frame.sample_rate = 44_100
+        packets = [*track.encode(frame), *track.encode(None)]
+        picture = cover.encode(av.VideoFrame.from_ndarray(sample_picture(0), format="rgb24")) + cover.encode(None)
+        container.mux(packets + picture)
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1
+    start, samples = whole_sound(path)
+    assert start == pytest.approx(0, abs=1e-4) and samples.shape[1] == pytest.approx(22_050, abs=1200)
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_samples_in_memory_are_resampled(rate, channels):
+    sound = np.stack([np.sin(2 * np.pi * 300 * np.arange(int(1.6 * rate)) / rate)] * channels)
+    sound *= np.arange(channels)[:, None] / max(1, channels - 1) if channels > 1 else 1  # the mean is half the last
+    blocks = list(read_samples(sound, rate, 16_000))
+    samples = np.concatenate([block for _, block in blocks], axis=1)
+    assert blocks[0][0] == 0 and samples.shape == (1, 25_600)
+    expected = np.sin(2 * np.pi * 300 * np.arange(25_600) / 16_000) * (0.5 if channels > 1 else 1)
+    assert np.abs(samples[0] - expected)[200:-200].max() < 1e-3
+    position = 0
+    for time, block in blocks:
+        assert time == position / 16_000
+        position += block.shape[1]
+
+
+def test_no_samples_in_memory_give_no_block():
+    assert list(read_samples(np.zeros(0), 44_100, 16_000)) == []
 
 
 def test_a_truncated_clip_has_sound_up_to_the_break(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 import video_saliency  # noqa: F401 - registers the processor
+from video_saliency.audio_windows import AudioSpec
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor, gaussian_blur, post_process_maps
 
@@ -82,6 +83,57 @@ def test_flow_becomes_a_colour_image():
     assert values.shape == (1, 3, 3, 30, 40)
     torch.testing.assert_close(values[0, 0], torch.ones(3, 30, 40))
     torch.testing.assert_close(values[0, 1, :, 5, 5], torch.tensor([1.0, 0.0, 0.0]), atol=0.01, rtol=0)
+
+
+SOUND = {"num_slices": 2, "slice_frames": 10, "hop_frames": 5, "size": [6, 8]}
+
+
+def test_sound_becomes_slices():
+    processor = VideoSaliencyProcessor({"height": 12, "width": 16}, audio_settings=SOUND)
+    spec = AudioSpec(**SOUND)
+    sound = np.random.default_rng(0).normal(0, 0.1, (2, spec.num_samples)).astype(np.float32)
+    inputs = processor(videos=clip(), audio=sound, sampling_rate=16_000)
+    assert set(inputs) == {"pixel_values_videos", "audio_values"}
+    values = inputs["audio_values"]
+    assert values.shape == (1, 2, 1, 6, 8) and values.dtype == torch.float32
+    torch.testing.assert_close(values, processor.audio_slices(sound.mean(axis=0)[None]))
+    # the middle counts: what is further out is cut, what lacks is silent
+    longer = np.pad(sound, ((0, 0), (50, 50)), constant_values=0.9)
+    assert torch.equal(values, processor(videos=clip(), audio=longer, sampling_rate=16_000)["audio_values"])
+    shorter, padded = sound[:, 200:-200], np.pad(sound[:, 200:-200], ((0, 0), (200, 200)))
+    batch = processor(videos=[clip(), clip()], audio=[shorter, padded], sampling_rate=16_000)["audio_values"]
+    assert batch.shape == (2, 2, 1, 6, 8) and torch.equal(batch[0], batch[1])
+    silence = processor(videos=clip(), audio=np.zeros(0), sampling_rate=16_000)["audio_values"]
+    torch.testing.assert_close(silence, torch.full_like(silence, float(np.log(0.01))))
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"audio": np.zeros(99)}, "got sampling_rate=None: resample it"),
+        ({"audio": np.zeros(99), "sampling_rate": 44_100}, "must have 16000 samples a second"),
+        ({"audio": [np.zeros(99)] * 2, "sampling_rate": 16_000}, "1 videos need as many sounds"),
+        ({"audio": np.zeros((99, 2)), "sampling_rate": 16_000}, "transpose it"),
+    ],
+)
+def test_wrong_sound_says_what_to_do(options, message):
+    with pytest.raises(ValueError, match=message):
+        VideoSaliencyProcessor(audio_settings=SOUND)(videos=clip(), **options)
+
+
+def test_audio_settings_are_saved_and_checked(tmp_path):
+    processor = VideoSaliencyProcessor(audio_settings={"num_slices": 3})
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())["audio_settings"]
+    assert saved == AudioSpec(num_slices=3).to_dict()
+    assert AutoProcessor.from_pretrained(tmp_path).audio_spec == AudioSpec(num_slices=3)
+    assert VideoSaliencyProcessor(audio_settings={}).audio_spec == AudioSpec()
+    assert VideoSaliencyProcessor().audio_spec is None
+    assert "audio_settings" not in VideoSaliencyProcessor().to_dict()  # files of models that only see stay as they are
+    with pytest.raises(ValueError, match="fields of AudioSpec only"):
+        VideoSaliencyProcessor(audio_settings={"hop": 3})
+    with pytest.raises(ValueError, match="must be 16000"):
+        VideoSaliencyProcessor(audio_settings={"sampling_rate": 44_100})
 
 
 @pytest.mark.parametrize(

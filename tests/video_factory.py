@@ -52,13 +52,15 @@ def make_clip(
     audio_channels: int = 2,
     audio_start: Fraction = Fraction(0),
     audio_duration: Fraction | None = None,
+    sound: np.ndarray | None = None,
     muxer_options: dict[str, str] | None = None,
     pictures: Iterable[np.ndarray] | None = None,
 ) -> Path:
     """A clip at `path`, whose suffix names the container.
 
     `times` gives a variable rate; `rotation` is the counter-clockwise display rotation; `colors` is (matrix, range) by
-    their H.273 and FFmpeg numbers; `start` and `audio_start` shift the streams.
+    their H.273 and FFmpeg numbers; `start` and `audio_start` shift the streams. `sound` is `(channels, samples)`
+    float32 at `audio_rate`, by default a tone of `audio_duration`.
     """
     times = list(times) if times is not None else [Fraction(index) / rate for index in range(num_frames)]
     audio_duration = times[-1] + 1 / Fraction(rate) if audio_duration is None else audio_duration
@@ -78,10 +80,11 @@ def make_clip(
             video.codec_context.colorspace, video.codec_context.color_range = colors
         if rotation is not None:
             video.set_display_rotation(rotation, hflip=mirrored)
-        sound = None
+        track = None
         if audio is not None:
+            audio_channels = audio_channels if sound is None else len(sound)
             layout = {1: "mono", 2: "stereo", 6: "5.1"}[audio_channels]
-            sound = container.add_stream(audio, rate=audio_rate, layout=layout)
+            track = container.add_stream(audio, rate=audio_rate, layout=layout)
         if pictures is None:
             pictures = (sample_picture(index, width, height) for index in range(len(times)))
         for rgb, time in zip(pictures, times, strict=False):
@@ -91,16 +94,28 @@ def make_clip(
             frame.pts, frame.time_base = round((start + time) / time_base), time_base
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        if sound is not None:
-            samples = sine(int(audio_duration * audio_rate), audio_rate, audio_channels)
+        if track is not None:
+            samples = sine(int(audio_duration * audio_rate), audio_rate, audio_channels) if sound is None else sound
             first = round((start + audio_start) * audio_rate)
             for position in range(0, samples.shape[1], 1024):
                 block = np.ascontiguousarray(samples[:, position : position + 1024])
                 sound_frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
                 sound_frame.sample_rate, sound_frame.time_base = audio_rate, Fraction(1, audio_rate)
                 sound_frame.pts = first + position
-                container.mux(sound.encode(sound_frame))
-            container.mux(sound.encode(None))
+                container.mux(track.encode(sound_frame))
+            container.mux(track.encode(None))
+    return path
+
+
+def make_sound(path: Path, samples: np.ndarray, rate: int, codec: str = "pcm_s16le") -> Path:
+    """A file of sound alone, from `(channels, samples)` float32."""
+    layout = {1: "mono", 2: "stereo"}[len(samples)]
+    with av.open(str(path), "w") as container:
+        track = container.add_stream(codec, rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+        container.mux(track.encode(frame))
+        container.mux(track.encode(None))
     return path
 
 

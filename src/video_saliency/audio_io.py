@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from video_saliency.audio_windows import to_mono
 from video_saliency.source_files import Source, VideoError, read_still
 from video_saliency.video_container import ffmpeg_reason, first_picture_time, load_av, open_input
 
@@ -53,9 +54,10 @@ class SoundTrack:
 def read_audio(source: Source, sampling_rate: int | None = None) -> Iterator[tuple[float, np.ndarray]]:
     """Blocks of sound in order: time of the first sample in seconds, and float32 `(channels, samples)` in -1..1.
 
-    Time counts from the first video frame, so it is negative where the sound starts earlier. Blocks have the codec's
-    size. A clip without sound, or a still image, gives no block. Packets that cannot be decoded are left out, and
-    where the file breaks off the sound ends.
+    Time counts from the first video frame, so it is negative where the sound starts earlier; in a file of sound alone
+    (WAV, MP3, also with a cover picture) it counts from where the sound starts. Blocks have the codec's size. A clip
+    without sound, or a still image, gives no block. Packets that cannot be decoded are left out, and where the file
+    breaks off the sound ends.
 
     Args:
         source: path or URL.
@@ -70,7 +72,7 @@ def read_audio(source: Source, sampling_rate: int | None = None) -> Iterator[tup
         raise ValueError(f"sampling_rate must be at least 1, got {sampling_rate}")
     if read_still(source) is not None:
         return
-    origin = first_picture_time(source)
+    origin = _origin(source)
     with open_input(source) as container:
         stream = container.streams.best("audio")
         if stream is None:
@@ -79,6 +81,30 @@ def read_audio(source: Source, sampling_rate: int | None = None) -> Iterator[tup
             raise VideoError(f"the sound of {source} has a codec that cannot be decoded: convert it to AAC")
         for time, samples in _blocks(container, stream, origin, sampling_rate, None):
             yield float(time), samples
+
+
+def read_samples(samples: Any, from_rate: int, sampling_rate: int) -> Iterator[tuple[float, np.ndarray]]:
+    """What `read_audio` gives, for sound that is in memory: its channels are averaged, and it begins at time 0.
+
+    Args:
+        samples: `(n,)` or `(channels, n)`, floats in -1..1, int16 or int32.
+        from_rate: their samples per second.
+        sampling_rate: samples per second to resample to.
+
+    Raises:
+        ValueError: for sound of another shape or type.
+    """
+    sound = to_mono(samples)
+    av = load_av()
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=sampling_rate)
+    position = 0
+    for start in range(0, len(sound), from_rate):  # a second at a time, so that no second copy of all is made
+        frame = av.AudioFrame.from_ndarray(sound[None, start : start + from_rate], format="fltp", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = from_rate, Fraction(1, from_rate), start
+        is_last = start + from_rate >= len(sound)
+        for piece in resampler.resample(frame) + (resampler.resample(None) if is_last else []):
+            yield position / sampling_rate, piece.to_ndarray()
+            position += piece.samples
 
 
 def sound_tracks(source: Source) -> tuple[list[SoundTrack], str | None]:
@@ -100,6 +126,17 @@ def sound_tracks(source: Source) -> tuple[list[SoundTrack], str | None]:
             return tracks, None
     except (OSError, VideoError) as error:
         return [], str(error)
+
+
+def _origin(source: Source) -> Fraction:
+    """Time on the file's own clock that counts as 0."""
+    with open_input(source) as container:
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & load_av().stream.Disposition.attached_pic:
+            sound = container.streams.best("audio")
+            # an MP3 file counts from before what its encoder adds in front, which players leave out
+            return Fraction(0) if sound is None else (sound.start_time or 0) * sound.time_base
+    return first_picture_time(source)
 
 
 def _copied(track: SoundTrack, output: Any, end: Fraction) -> Packets:

@@ -119,13 +119,14 @@ class MapPngWriter:
         folder: where the pictures go; made if missing.
         pattern: file name with one `%d` for the frame's number, as data sets and challenges expect it.
         first_number: number of frame 0.
-        quantize: `"round"`: a map is divided by its maximum, multiplied by 255 and rounded to the nearest integer;
-            `"truncate"`: the same with the fraction cut off, as challenge code that casts to uint8 does. An all-zero
-            map stays zero.
+        quantize: `"round"`: to the nearest grey value; `"truncate"`: the fraction is cut off, as challenge code that
+            casts to uint8 does.
+        scale: `"maximum"`: a map is divided by its maximum, which becomes 255; an all-zero map stays zero. `"unit"`:
+            the map lies in 0..1 and 1 becomes 255, as in the NTIRE challenge.
 
     Raises:
-        ValueError: for a pattern without exactly one number or an unknown `quantize`; from `write`, for a map that is
-            not two-dimensional, finite and non-negative.
+        ValueError: for a pattern without exactly one number, an unknown `quantize` or `scale`; from `write`, for a map
+            that is not two-dimensional, finite and non-negative, or with `scale="unit"` one above 1.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class MapPngWriter:
         *,
         first_number: int = 1,
         quantize: Literal["round", "truncate"] = "round",
+        scale: Literal["maximum", "unit"] = "maximum",
     ) -> None:
         if not re.fullmatch(r"[^%/\\]*%0?\d*d[^%/\\]*\.png", pattern):
             raise ValueError(
@@ -142,25 +144,38 @@ class MapPngWriter:
             )
         if quantize not in ("round", "truncate"):
             raise ValueError(f"quantize must be 'round' or 'truncate', got {quantize!r}")
-        self.folder, self.pattern, self.first_number, self.quantize = Path(folder), pattern, first_number, quantize
+        if scale not in ("maximum", "unit"):
+            raise ValueError(f"scale must be 'maximum' or 'unit', got {scale!r}")
+        self.folder, self.pattern, self.first_number = Path(folder), pattern, first_number
+        self.quantize, self.scale = quantize, scale
 
     def write(self, frame_index: int, time_s: float, saliency_map: np.ndarray) -> None:
         """Write the `(height, width)` map of a frame at once; `time_s` is not kept."""
-        grey = map_to_uint8(saliency_map, quantize=self.quantize)
+        grey = map_to_uint8(saliency_map, quantize=self.quantize, scale=self.scale)
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / (self.pattern % (frame_index + self.first_number))) as path:
             Image.fromarray(grey).save(path)
 
 
-def map_to_uint8(saliency_map: np.ndarray, *, quantize: Literal["round", "truncate"] = "round") -> np.ndarray:
-    """The `(height, width)` map as uint8, its maximum at 255; see `MapPngWriter`."""
+def map_to_uint8(
+    saliency_map: np.ndarray,
+    *,
+    quantize: Literal["round", "truncate"] = "round",
+    scale: Literal["maximum", "unit"] = "maximum",
+) -> np.ndarray:
+    """The `(height, width)` map as uint8; see `MapPngWriter`."""
     values = np.asarray(saliency_map, dtype=np.float32)
     if values.ndim != 2 or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(
             f"a map must be (height, width), finite and non-negative to be written as PNG, got shape {values.shape}"
         )
     maximum = values.max(initial=0)
-    if maximum > 0:
+    if scale == "unit" and maximum > 1:
+        raise ValueError(
+            f"the map reaches {maximum:.3g}, but pictures of this kind (scale='unit') are for maps in 0..1: write "
+            "plain PNGs of this model's maps (scale='maximum')"
+        )
+    if scale == "maximum" and maximum > 0:
         values = values / maximum
     scaled = values * np.float32(255)
     return (np.rint(scaled) if quantize == "round" else scaled).astype(np.uint8)

@@ -23,7 +23,9 @@ from video_saliency.visualization import ContactSheet
 logger = logging.getLogger(__name__)
 
 LARGE_RESULT_BYTES = 2 * 2**30
-FORWARD_PARAMETERS = {"normalize", "smoothing", "extra_maps", "map_stride", "windows_per_batch", "progress"}
+FORWARD_PARAMETERS = {
+    *("normalize", "smoothing", "extra_maps", "map_stride", "windows_per_batch", "progress", "audio", "audio_seed"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,17 @@ class VideoSaliencyPipeline(Pipeline):
 
         Args:
             inputs: a path or URL; a uint8 RGB array or tensor `(frames, height, width, 3)`; `{"frames": array or
-                iterable of frames, "fps": rate}`; or a list or generator of these.
+                iterable of frames, "fps": rate}`, with sound as `"audio": samples, "sampling_rate": rate` if wanted;
+                or a list or generator of these.
             normalize: scale of the maps, see `post_process_maps`: `"frame"` (default) divides each map by its maximum,
-                `None` keeps the model's own scale.
+                `None` keeps the model's own scale, `"published"` does all that the model's authors do (SalFoM: blur
+                and stretch to 0..1), if its processor says it.
             smoothing: standard deviation in source pixels of a Gaussian blur of the maps. Default: none.
-            extra_maps: names of further outputs to return, such as `["gate_maps"]`, at source size and own scale.
+            extra_maps: names of further outputs to return, such as `["gate_maps"]`, at source size and own scale;
+                `["silent_maps"]`: the maps of a model that listens, predicted without sound.
             map_stride: predict every k-th map only and interpolate the rest.
+            audio: what a model with sound hears: `"on"` (default), `"off"` (silence) or `"shuffled"` (sound of another
+                place of the clip, drawn with `audio_seed`), see `VideoSaliencyPredictor.stream`.
             batch_size: windows in one forward of the model.
             progress: called with (frames done, frames in all or `None`) while a video is predicted.
 

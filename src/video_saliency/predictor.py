@@ -15,16 +15,19 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from video_saliency.audio_windows import AudioSpec, window_centre
 from video_saliency.background import prefetch
 from video_saliency.flow_stream import add_flow
 from video_saliency.loading import load_model, load_processor
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor, post_process_maps
+from video_saliency.sound_stream import SoundStream, choose_audio_mode
 from video_saliency.sources import Frame, Source, open_source
 from video_saliency.video_io import TruncatedVideoError, VideoError
 from video_saliency.windows import Window, WindowPlanner
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 FRAMES_PER_BATCH = 8  # enough to keep two cores busy, small enough for a laptop
 MAX_KEPT_BYTES = 512 * 2**20
+SILENT_MAPS = "silent_maps"  # the further map that is made here: the saliency map of the same window without sound
 CLEAR_PEAK = 10.0  # times the mean; the default model on scenes with something to look at: 8 to 80, on a bare floor 5
 
 
@@ -57,6 +61,7 @@ class SaliencyFrame:
     frame: Frame | None = None
     smoothing: float | None = None
     normalize: str | None = "frame"
+    antialias: bool = True
 
     @property
     def time_s(self) -> float:
@@ -70,7 +75,9 @@ class SaliencyFrame:
 
     def map_at(self, size: tuple[int, int]) -> torch.Tensor:
         """The map at any `(height, width)`, smoothed and normalised as the stream was asked to."""
-        return post_process_maps(self.model_map, size, smoothing=self.smoothing, normalize=self.normalize)
+        return post_process_maps(
+            self.model_map, size, smoothing=self.smoothing, antialias=self.antialias, normalize=self.normalize
+        )
 
     def display_map(self, size: tuple[int, int] | None = None) -> torch.Tensor:
         """`(height, width)` in 0..1 for pictures, whatever `normalize` the stream has; at source size by default.
@@ -104,6 +111,15 @@ class _Shown:
     flow: torch.Tensor | None = None  # (3, h, w) normalised flow image, on the model's device
 
 
+class _BatchItem(NamedTuple):
+    """A window that waits for its batch."""
+
+    window: Window
+    pixels: list[torch.Tensor]
+    flow: list[torch.Tensor]
+    excerpt: np.ndarray | None  # of the sound
+
+
 _Maps = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
@@ -120,7 +136,8 @@ class VideoSaliencyPredictor:
             and decoded a second time when they are due.
 
     Raises:
-        ValueError: for a model without a window, or a batch size below 1.
+        ValueError: for a model without a window, a batch size below 1, or a processor that was saved for other sound
+            than the model takes.
     """
 
     def __init__(
@@ -141,9 +158,15 @@ class VideoSaliencyPredictor:
             )
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.model = model.to(device=device or model.device, dtype=dtype or model.dtype).eval()
+        self.model = model.to(device=device or model.device, dtype=dtype).eval()
         self.processor = processor
         self.spec = spec
+        self.audio_spec: AudioSpec | None = getattr(model.config, "audio_spec", None)
+        if None not in (self.audio_spec, processor.audio_spec) and self.audio_spec != processor.audio_spec:
+            raise ValueError(
+                f"the processor prepares sound as {processor.audio_spec}, the model takes {self.audio_spec}: load the "
+                "processor that was saved with the model"
+            )
         self.batch_size = batch_size or max(1, FRAMES_PER_BATCH // spec.num_frames)
         self.max_kept_bytes = max_kept_bytes
 
@@ -165,32 +188,48 @@ class VideoSaliencyPredictor:
         extra_maps: Sequence[str] = (),
         smoothing: float | None = None,
         normalize: str | None = "frame",
+        audio: str | None = None,
+        audio_seed: int = 0,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Generator[SaliencyFrame, None, None]:
         """One `SaliencyFrame` for every source frame, in order, as soon as it is known.
 
         Args:
-            video: see `open_source`: path, URL, array, tensor, or `{"frames": iterable, "fps": rate}`.
+            video: see `open_source`: path, URL, array, tensor, or `{"frames": iterable, "fps": rate}`, with sound if
+                wanted.
             map_stride: predict the map of every `map_stride`-th frame only and interpolate the others linearly in
                 time; behind the last predicted map it is held. Windows that describe no such frame are not run.
             start_frame: first frame to be given out. Earlier ones are read again but predicted only where a batch
                 reaches across, so that the maps are those of an unbroken run, to the bit.
             with_frames: also give out the source frames.
-            extra_maps: names of further outputs of the model to give out, for instance `["gate_maps"]`.
-            smoothing, normalize: how `saliency_map` is made; see `post_process_maps`.
+            extra_maps: names of further outputs of the model to give out, for instance `["gate_maps"]`; or
+                `["silent_maps"]`, the saliency maps of the same windows without sound, for a second forward each.
+            smoothing, normalize: how `saliency_map` is made; see `post_process_maps`. `normalize="published"`: as the
+                model's authors make it, if its processor says how.
+            audio: what a model that listens hears in each window. `"on"` (default): the sound around the window's
+                centre, silence where there is none. `"off"`: silence. `"shuffled"`: sound of another place of the
+                clip, see `SoundStream`; it tells what it matters that the sound belongs to the picture.
+            audio_seed: of the place that `"shuffled"` takes.
             progress: called with (frames given out so far, frames in all or `None` if unknown).
 
         Raises:
-            ValueError: for a wrong argument or source.
+            ValueError: for a wrong argument or source, or sound for a model that does not listen.
             TruncatedVideoError: after the maps of all readable frames, if the video breaks off.
         """
         if map_stride < 1 or start_frame < 0:
             raise ValueError(f"map_stride must be at least 1 and start_frame at least 0: {map_stride}, {start_frame}")
         if getattr(self.model.config, "streams", "appearance") != "appearance" and not self.computes_flow:
             logger.warning("this model's motion stream sees zero flow: its config names no flow_backend")
+        mode = choose_audio_mode(audio, self.audio_spec)
+        shuffle_seed = audio_seed if mode == "shuffled" else None
+        if SILENT_MAPS in extra_maps and mode == "off":
+            raise ValueError(f"{SILENT_MAPS} are compared with maps of a model that hears sound: set audio='on'")
         source = open_source(video)
-        run = _Run(self, source, map_stride, start_frame, with_frames, tuple(extra_maps))
-        options: dict[str, Any] = {"smoothing": smoothing, "normalize": normalize}
+        sound = None
+        if self.audio_spec is not None and mode != "off":
+            sound = SoundStream(source.sound, self.audio_spec, shuffle_seed=shuffle_seed)
+        run = _Run(self, source, map_stride, start_frame, with_frames, tuple(extra_maps), sound)
+        options = self.processor.map_options(smoothing=smoothing, normalize=normalize)
         return self._stream(run, source, options, progress)
 
     def _stream(
@@ -210,8 +249,26 @@ class VideoSaliencyPredictor:
         """Whether the model has a flow backend, so that each frame gets a flow image before it is predicted."""
         return getattr(self.model, "flow", None) is not None
 
+    @property
+    def embeds_frames(self) -> bool:
+        """Whether the model can take frames that were embedded once for all windows that they are in."""
+        return hasattr(self.model, "embed_frames")
+
+    @torch.inference_mode()
+    def embed_frame(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The model's embedding of one uint8 frame `(3, h, w)` at model size."""
+        frame = self.processor.normalize_frames(pixels, device=self.model.device, dtype=self.model.dtype)
+        embedded: torch.Tensor = self.model.embed_frames(frame[None])[0]
+        return embedded
+
     def predict_windows(
-        self, windows: torch.Tensor, extra_maps: Sequence[str] = (), *, flow_values: torch.Tensor | None = None
+        self,
+        windows: torch.Tensor,
+        extra_maps: Sequence[str] = (),
+        *,
+        flow_values: torch.Tensor | None = None,
+        frame_embeddings: torch.Tensor | None = None,
+        sound: np.ndarray | None = None,
     ) -> list[torch.Tensor]:
         """The model's maps for uint8 windows `(batch, frames, 3, h, w)` at model size.
 
@@ -219,6 +276,8 @@ class VideoSaliencyPredictor:
             windows: see above.
             extra_maps: names of further outputs.
             flow_values: normalised flow images of the shape of `windows`, for models that take them.
+            frame_embeddings: `(batch, frames, ...)` from `embed_frame`; the pixels of `windows` are not used then.
+            sound: mono excerpts `(batch, samples)` for models that listen. Default for these: silence.
 
         Returns:
             `saliency_maps`, then each of `extra_maps`: float32 `(batch, described frames, h, w)` on the CPU.
@@ -226,14 +285,26 @@ class VideoSaliencyPredictor:
         Raises:
             ValueError: if the model gives out no map of such a name.
         """
-        pixels = self.processor.normalize_frames(windows, device=self.model.device, dtype=self.model.dtype)
-        inputs = {"pixel_values_videos": pixels}
+        device, dtype = self.model.device, self.model.dtype
+        if frame_embeddings is not None:
+            inputs = {"frame_embeddings": frame_embeddings}
+        else:
+            pixels = self.processor.normalize_frames(windows, device=device, dtype=dtype)
+            inputs = {"pixel_values_videos": pixels}
         if flow_values is not None:
             inputs["flow_values"] = flow_values
+        if self.audio_spec is not None:
+            if sound is None:
+                sound = np.zeros((1, self.audio_spec.num_samples), dtype=np.float32)
+            values = self.processor.audio_slices(sound, self.audio_spec).to(device, dtype)
+            inputs["audio_values"] = values.expand(len(windows), *values.shape[1:])
         with torch.inference_mode():
             outputs: VideoSaliencyOutput = self.model(**inputs)
         results = []
         for name in ("saliency_maps", *extra_maps):
+            if name == SILENT_MAPS:
+                results += self.predict_windows(windows, flow_values=flow_values, frame_embeddings=frame_embeddings)
+                continue
             maps = outputs.get(name)
             if maps is None:
                 known = [key for key, value in outputs.items() if key.endswith("_maps") and value is not None]
@@ -253,8 +324,9 @@ class _Run:
         start_frame: int,
         with_frames: bool,
         extra_maps: tuple[str, ...],
+        sound: SoundStream | None,
     ) -> None:
-        self.predictor, self.source = predictor, source
+        self.predictor, self.source, self.sound = predictor, source, sound
         self.map_stride, self.start_frame, self.extra_maps = map_stride, start_frame, extra_maps
         self.first_map = start_frame // map_stride * map_stride  # interpolation starts from here
         self.keep_frames = with_frames
@@ -265,7 +337,9 @@ class _Run:
         self.kept_bytes = 0  # of source frames in waiting and in the queue
         self.kept_bytes_lock = threading.Lock()
         self.truncated: TruncatedVideoError | None = None
-        self.batch: list[tuple[Window, list[torch.Tensor], list[torch.Tensor]]] = []
+        self.batch: list[_BatchItem] = []
+        self.embedded: dict[int, torch.Tensor] = {}  # the frames of the last batch, if the model embeds frames
+        self.last_time = Fraction(0)
         self.maps: dict[int, _Maps] = {}
         self.previous: tuple[Fraction, _Maps] | None = None
         self.rewound: Iterator[Frame] | None = None
@@ -281,9 +355,13 @@ class _Run:
                 raise ValueError("the video has no frames")
             yield from self.advance(self.planner.finish())
             self.run_batch()
+            if self.sound is not None:
+                self.sound.tell(self.last_time)
             yield from self.ready(at_end=True)
         finally:
             reader.close()  # type: ignore[attr-defined]
+            if self.sound is not None:
+                self.sound.close()
             if self.rewound is not None:
                 self.rewound.close()  # type: ignore[attr-defined]
         if self.truncated is not None:
@@ -336,6 +414,7 @@ class _Run:
     def remember(self, shown: _Shown) -> None:
         self.buffer.append(shown)
         self.waiting.append(shown)
+        self.last_time = shown.time
         if self.with_frames and not self.keep_frames:
             for other in self.waiting:
                 other.frame = None
@@ -349,34 +428,57 @@ class _Run:
             # frames are numbered without gaps, so a frame's place in the buffer follows from its index
             frames = [self.buffer[index - first] for index in window.frames]
             pixels = [frame.pixels for frame in frames if frame.pixels is not None]
-            self.batch.append((window, pixels, [frame.flow for frame in frames if frame.flow is not None]))
+            flow = [frame.flow for frame in frames if frame.flow is not None]
+            excerpt = None
+            if self.sound is not None:
+                excerpt = self.sound.excerpt(window_centre([frame.time for frame in frames]))
+            self.batch.append(_BatchItem(window, pixels, flow, excerpt))
             if len(self.batch) == self.predictor.batch_size:
                 self.run_batch()
                 yield from self.ready()
         while self.buffer and self.buffer[0].index < self.planner.oldest_needed:
             used_up = self.buffer.popleft()
             used_up.pixels = used_up.flow = None
+        if self.sound is not None and self.buffer:
+            self.sound.forget_before(self.buffer[0].time)
 
     def run_batch(self) -> None:
         """Predict the collected windows, unless all that they describe lies before the start."""
         batch, self.batch = self.batch, []
         wanted = {
             (row, output_index): frame
-            for row, (window, _, _) in enumerate(batch)
-            for output_index, frame in window.maps
+            for row, item in enumerate(batch)
+            for output_index, frame in item.window.maps
             if frame % self.map_stride == 0 and frame >= self.first_map
         }
         if not wanted:
             return
-        windows = torch.stack([torch.stack(pictures) for _, pictures, _ in batch])
-        flow = torch.stack([torch.stack(images) for _, _, images in batch]) if self.predictor.computes_flow else None
-        maps, *extras = self.predictor.predict_windows(windows, self.extra_maps, flow_values=flow)
+        windows = torch.stack([torch.stack(item.pixels) for item in batch])
+        flow = torch.stack([torch.stack(item.flow) for item in batch]) if self.predictor.computes_flow else None
+        excerpts = [item.excerpt for item in batch if item.excerpt is not None]
+        sound = np.stack(excerpts) if excerpts else None
+        embedded = self.embed(batch) if self.predictor.embeds_frames else None
+        maps, *extras = self.predictor.predict_windows(
+            windows, self.extra_maps, flow_values=flow, frame_embeddings=embedded, sound=sound
+        )
         for (row, output_index), frame in wanted.items():
             # clones, so that one map that is kept does not keep its batch
             further = {
                 name: extra[row, output_index].clone() for name, extra in zip(self.extra_maps, extras, strict=True)
             }
             self.maps[frame] = (maps[row, output_index].clone(), further)
+
+    def embed(self, batch: list[_BatchItem]) -> torch.Tensor:
+        """`(batch, frames, ...)`: frames that the batch before had are not embedded again.
+
+        One by one, so that a resumed run computes what an unbroken one does, to the bit.
+        """
+        before, self.embedded = self.embedded, {}
+        for item in batch:
+            for index, pixels in zip(item.window.frames, item.pixels, strict=True):
+                if index not in self.embedded:
+                    self.embedded[index] = before[index] if index in before else self.predictor.embed_frame(pixels)
+        return torch.stack([torch.stack([self.embedded[index] for index in item.window.frames]) for item in batch])
 
     def ready(self, at_end: bool = False) -> Iterator[tuple[_Shown, _Maps]]:
         """Frames whose maps are known, in order: up to the next predicted map, or all at the end of the clip."""

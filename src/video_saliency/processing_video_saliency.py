@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames to model tensors, and maps back to source size. One processor serves all models of this package.
+"""Frames and sound to model tensors, and maps back to source size. One processor serves all models of this package.
 
 It builds on torch alone: the video processors of transformers need torchvision, which stays optional here.
 """
@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from transformers import BatchFeature, ProcessorMixin
 
+from video_saliency.audio_windows import AudioSpec, centred_excerpt, to_mono
+from video_saliency.backbones.log_mel import log_mel_slices
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.optical_flow import flow_to_image
 
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 NORMALIZATIONS = ("frame", "minmax", "sum", None)
+PUBLISHED = "published"  # in the place of a normalisation: all of what the model's authors do to its maps
+MAP_OPTIONS = ("smoothing", "antialias", "normalize")
 
 
 def post_process_maps(
@@ -31,15 +35,18 @@ def post_process_maps(
     size: tuple[int, int] | None = None,
     *,
     smoothing: float | None = None,
+    antialias: bool = True,
     normalize: str | None = "frame",
 ) -> torch.Tensor:
     """Float32 maps `(..., height, width)` at `size`, smoothed and normalised in this order.
 
     Args:
         maps: `(..., h, w)` float maps on the model's own scale.
-        size: `(height, width)` to enlarge or shrink to, bilinearly (half-pixel centres; antialias when shrinking).
+        size: `(height, width)` to enlarge or shrink to, bilinearly (half-pixel centres).
         smoothing: standard deviation in pixels of a Gaussian blur at the new size, cut at 2.5 deviations and mirrored
             at the border without repeating it; 2.0 is the 11x11 blur of the SalFoM and TMFI-Net scripts.
+        antialias: whether shrinking averages all that falls into a pixel; without it, it takes the two nearest rows
+            and columns, as OpenCV's linear resize in those scripts does.
         normalize: `"frame"`: each map divided by its maximum, an all-zero map stays zero; `"minmax"`: stretched to
             0..1; `"sum"`: divided by its sum (a density); `None`: the model's own scale.
 
@@ -52,7 +59,9 @@ def post_process_maps(
     maps = maps.float().reshape(-1, 1, *maps.shape[-2:])
     if size is not None and tuple(size) != tuple(maps.shape[-2:]):
         shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
-        maps = F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False, antialias=shrinks)
+        maps = F.interpolate(
+            maps, size=tuple(size), mode="bilinear", align_corners=False, antialias=antialias and shrinks
+        )
     if smoothing is not None:
         maps = gaussian_blur(maps, smoothing)
     if normalize == "frame":
@@ -86,7 +95,7 @@ def gaussian_blur(maps: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 class VideoSaliencyProcessor(ProcessorMixin):
-    """Prepares frames for a video saliency model, and brings its maps back to source size.
+    """Prepares frames and sound for a video saliency model, and brings its maps back to source size.
 
     All arguments may be given by position or by keyword (keyword-only arguments would be lost on loading).
 
@@ -96,9 +105,12 @@ class VideoSaliencyProcessor(ProcessorMixin):
         image_mean, image_std: per-channel RGB values, on the scale after rescaling. Default: ImageNet's.
         rescale_factor: what 8-bit values are multiplied by. Default 1/255.
         resample: `"bilinear"` or `"bicubic"`; both with antialias, rounded to 8 bit as Pillow does.
+        audio_settings: fields of an `AudioSpec`, for models that listen; `{}` takes the defaults. Default: no sound.
+        published_maps: what the model's authors do to its maps before they measure or save them, as options of
+            `post_process_maps`; asked for with `normalize="published"`. Default: nothing is known of it.
 
     Raises:
-        ValueError: for sizes below one pixel, or an unknown `resample`.
+        ValueError: for sizes below one pixel, an unknown `resample`, wrong `audio_settings` or `published_maps`.
 
     Example:
 
@@ -120,6 +132,8 @@ class VideoSaliencyProcessor(ProcessorMixin):
         image_std: list[float] | None = None,
         rescale_factor: float = 1 / 255,
         resample: str = "bilinear",
+        audio_settings: dict[str, Any] | None = None,
+        published_maps: dict[str, Any] | None = None,
     ) -> None:
         self.size = dict(size) if size is not None else {"height": 224, "width": 384}
         if set(self.size) != {"height", "width"} or min(self.size.values()) < 1:
@@ -130,11 +144,31 @@ class VideoSaliencyProcessor(ProcessorMixin):
         self.image_std = list(image_std) if image_std is not None else list(IMAGENET_STD)
         self.rescale_factor = rescale_factor
         self.resample = resample
+        try:
+            self.audio_settings = None if audio_settings is None else AudioSpec(**audio_settings).to_dict()
+        except TypeError as error:
+            raise ValueError(f"audio_settings must hold fields of AudioSpec only: {error}") from error
+        if published_maps is not None and not set(published_maps) <= set(MAP_OPTIONS):
+            raise ValueError(f"published_maps must hold {', '.join(MAP_OPTIONS)} only, got {sorted(published_maps)}")
+        self.published_maps = None if published_maps is None else dict(published_maps)
         super().__init__()
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["pixel_values_videos", "flow_values"]
+        return ["pixel_values_videos", "flow_values", "audio_values"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `processor_config.json` holds; of the optional settings those that there are, as files always were."""
+        settings: dict[str, Any] = super().to_dict()
+        for name in ("audio_settings", "published_maps"):
+            if getattr(self, name) is None:
+                settings.pop(name, None)
+        return settings
+
+    @property
+    def audio_spec(self) -> AudioSpec | None:
+        """The sound that is prepared, as an object; `None` if the processor was made for models that only see."""
+        return None if self.audio_settings is None else AudioSpec(**self.audio_settings)
 
     def __call__(
         self,
@@ -142,6 +176,7 @@ class VideoSaliencyProcessor(ProcessorMixin):
         audio: Any = None,
         flow: Any = None,
         return_tensors: str | None = "pt",
+        sampling_rate: int | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Model inputs for one video or a batch of videos of equal length.
@@ -149,17 +184,21 @@ class VideoSaliencyProcessor(ProcessorMixin):
         Args:
             videos: uint8 RGB, `(frames, height, width, 3)`, array or tensor; or a batch of these, with one more axis
                 in front; or a list of videos, whose source sizes may differ.
-            audio: sound of the clips. No model of this release listens: it is accepted, so that callers need not know,
-                and not used.
+            audio: sound of the clips, `(samples,)` or `(channels, samples)`, floats in -1..1 or int16; a list for
+                several videos. Its middle belongs to the middle of the clip: longer sound is cut on both sides,
+                shorter sound gets silence there. Not used if the processor has no `audio_settings`, so that callers
+                need not know whether a model listens.
             flow: per-frame optical flow in source pixels (x right, y down), `(frames, 2, height, width)` float, or a
                 batch or list of these: becomes a Middlebury colour image. See `align_flow_pairs` for the order.
             return_tensors: `"pt"` or `"np"`.
+            sampling_rate: of `audio`, in Hz. It must be that of the model, 16,000; the pipeline resamples by itself.
 
         Returns:
-            `pixel_values_videos` `(batch, frames, 3, height, width)` float32 and, with `flow`, `flow_values` alike.
+            `pixel_values_videos` `(batch, frames, 3, height, width)` float32; with `flow`, `flow_values` alike; with
+            `audio`, `audio_values` `(batch, slices, 1, time, mel)` float32.
 
         Raises:
-            ValueError: for other shapes or types, and for videos of different lengths.
+            ValueError: for other shapes or types, videos of different lengths, or sound of another rate.
         """
         if kwargs:
             raise ValueError(
@@ -167,12 +206,14 @@ class VideoSaliencyProcessor(ProcessorMixin):
             )
         if videos is None:
             raise ValueError("nothing to process: pass videos=, uint8 of shape (frames, height, width, 3)")
-        if audio is not None:
-            logger.info("audio is not used: the models of this release see, they do not listen")
         data = {"pixel_values_videos": self._stack([self._prepare(clip) for clip in _as_clips(videos, 4, "videos")])}
         if flow is not None:
             images = [flow_to_image(torch.as_tensor(clip)).movedim(-3, -1) for clip in _as_clips(flow, 4, "flow")]
             data["flow_values"] = self._stack([self._prepare(clip) for clip in images])
+        if audio is not None and self.audio_spec is None:
+            logger.info("audio is not used: this processor has no audio_settings, its model does not listen")
+        elif audio is not None:
+            data["audio_values"] = self._prepare_audio(audio, sampling_rate, len(data["pixel_values_videos"]))
         return BatchFeature(data, tensor_type=return_tensors)
 
     def resize_frames(self, frames: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -197,6 +238,39 @@ class VideoSaliencyProcessor(ProcessorMixin):
         # one multiplication and one subtraction: (x * rescale - mean) / std
         return torch.addcmul(-mean / std, frames.float(), self.rescale_factor / std).to(dtype)
 
+    def audio_slices(self, excerpts: np.ndarray, spec: AudioSpec | None = None) -> torch.Tensor:
+        """Log-mel slices `(batch, slices, 1, time, mel)` float32, from mono excerpts `(batch, samples)`.
+
+        Args:
+            excerpts: of `spec.num_samples` each, at `spec.sampling_rate`.
+            spec: what the model takes. Default: the processor's own.
+        """
+        spec = spec or self.audio_spec or AudioSpec()
+        settings: dict[str, Any] = {
+            "num_slices": spec.num_slices,
+            "slice_frames": spec.slice_frames,
+            "hop_frames": spec.hop_frames,
+            "size": spec.size,
+        }
+        return torch.stack([log_mel_slices(excerpt, **settings) for excerpt in excerpts])
+
+    def map_options(self, *, smoothing: float | None = None, normalize: str | None = "frame") -> dict[str, Any]:
+        """Options of `post_process_maps`: those given, or the published ones with `normalize="published"`.
+
+        Raises:
+            ValueError: if the published ones are not known, or `smoothing` is given beside them.
+        """
+        if normalize != PUBLISHED:
+            return {"smoothing": smoothing, "normalize": normalize}
+        if self.published_maps is None:
+            raise ValueError(
+                "normalize='published': the processor of this model has no published_maps: set them on the processor, "
+                "or name smoothing and normalize yourself"
+            )
+        if smoothing is not None:
+            raise ValueError(f"normalize='published' has a smoothing of its own: leave smoothing={smoothing} away")
+        return dict(self.published_maps)
+
     def post_process_video_saliency(
         self,
         outputs: VideoSaliencyOutput | torch.Tensor,
@@ -210,10 +284,11 @@ class VideoSaliencyProcessor(ProcessorMixin):
         Args:
             outputs: what the model returned, or its `saliency_maps` `(batch, frames, h, w)`.
             target_sizes: `(height, width)` of each source video; `None` keeps the model's size.
-            smoothing, normalize: see `post_process_maps`.
+            smoothing, normalize: see `post_process_maps`; with `normalize="published"` all is as in the processor's
+                `published_maps`.
 
         Raises:
-            ValueError: if `target_sizes` does not name one size for each video.
+            ValueError: if `target_sizes` does not name one size for each video, or the options are wrong.
         """
         maps = outputs if isinstance(outputs, torch.Tensor) else outputs.saliency_maps
         if maps is None or maps.ndim != 4:
@@ -221,10 +296,21 @@ class VideoSaliencyProcessor(ProcessorMixin):
         sizes = [None] * len(maps) if target_sizes is None else [(int(size[0]), int(size[1])) for size in target_sizes]
         if len(sizes) != len(maps):
             raise ValueError(f"{len(maps)} videos need as many target_sizes (height, width), got {len(sizes)}")
-        return [
-            post_process_maps(clip, size, smoothing=smoothing, normalize=normalize)
-            for clip, size in zip(maps, sizes, strict=True)
-        ]
+        options = self.map_options(smoothing=smoothing, normalize=normalize)
+        return [post_process_maps(clip, size, **options) for clip, size in zip(maps, sizes, strict=True)]
+
+    def _prepare_audio(self, audio: Any, sampling_rate: int | None, num_videos: int) -> torch.Tensor:
+        spec = self.audio_spec
+        assert spec is not None
+        if sampling_rate != spec.sampling_rate:
+            raise ValueError(
+                f"sound must have {spec.sampling_rate} samples a second, got sampling_rate={sampling_rate}: resample "
+                "it, or give it to the pipeline with its frames"
+            )
+        sounds = list(audio) if isinstance(audio, (list, tuple)) else [audio]
+        if len(sounds) != num_videos:
+            raise ValueError(f"{num_videos} videos need as many sounds, as a list, got {len(sounds)}")
+        return self.audio_slices(np.stack([centred_excerpt(to_mono(sound), spec) for sound in sounds]))
 
     def _prepare(self, clip: Any) -> torch.Tensor:
         return self.normalize_frames(self.resize_frames(clip))

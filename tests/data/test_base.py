@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dataset_factory import SIZE, density, gaze, mask, picture, write_mat, write_pictures, write_truth_video
 from PIL import Image
-from video_factory import make_clip
+from video_factory import make_clip, make_sound
 
 from video_saliency.data.base import SaliencyItem, listed
 from video_saliency.data.frame_files import PictureFrames, VideoFrames
@@ -127,6 +127,16 @@ def test_frames_come_as_a_source_for_the_predictor(tmp_path: Path) -> None:
     assert len(list(item.annotations())) == 10 and item.unmatched() == []
     with pytest.raises(IndexError):
         next(item.load_densities([10]))
+
+
+def test_the_sound_comes_along(tmp_path: Path) -> None:
+    assert make_item(tmp_path / "mute").source().sound is None
+    samples = np.sin(np.arange(16_000) / 5, dtype=np.float32)[None] / 2
+    path = make_sound(tmp_path / "sound.wav", samples, 16_000)
+    source = open_source(make_item(tmp_path / "heard", audio_path=path).source())
+    blocks = list(source.sound(16_000))
+    assert blocks[0][0] == 0
+    np.testing.assert_allclose(np.concatenate([block for _, block in blocks], axis=1), samples, atol=1e-4)
 
 
 def test_a_video_with_truth_in_pictures_and_points(tmp_path: Path) -> None:

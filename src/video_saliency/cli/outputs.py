@@ -13,6 +13,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
@@ -22,14 +23,23 @@ from PIL import Image
 
 from video_saliency.atomic_files import atomic_path
 from video_saliency.map_io import MapPngWriter, MapShardWriter
-from video_saliency.predictor import SaliencyFrame
+from video_saliency.predictor import SILENT_MAPS, SaliencyFrame
 from video_saliency.processing_video_saliency import post_process_maps
+from video_saliency.reports.sound_difference import (
+    SOUND_COLUMNS,
+    SoundCsvWriter,
+    sound_difference,
+    summarize_sound,
+)
 from video_saliency.reports.tables import CsvWriter, frame_statistics, join_csv
 from video_saliency.video_io import SegmentWriter, VideoInfo, join_segments
 from video_saliency.visualization import ContactSheet, overlay
 
 PARTIAL = ".partial"
-EXTRA_MAPS = {"gate": "gate_maps"}  # kinds made of another output of the model than its saliency maps
+EXTRA_MAPS = {
+    "gate": "gate_maps",
+    "sound": SILENT_MAPS,
+}  # kinds made of another output of the model than its saliency maps
 
 
 class Output(Protocol):
@@ -126,6 +136,26 @@ class CsvOutput(ShareOutput):
         return folder / "saliency.csv"
 
 
+class SoundOutput(ShareOutput):
+    """`sound.csv`: how far the map of each frame is from that without sound; `summary` has the means at the end."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
+        self.summary: dict[str, Any] | None = None
+
+    def open_share(self, frame: SaliencyFrame) -> SoundCsvWriter:
+        return SoundCsvWriter(self.work / f"sound-{frame.frame_index:08d}.csv")
+
+    def write(self, frame: SaliencyFrame) -> None:
+        difference = sound_difference(frame.model_map, frame.extra_maps[SILENT_MAPS])
+        self.writer.write(frame.frame_index, frame.time_s, difference)
+
+    def finish(self, folder: Path) -> Path:
+        join_csv(sorted(self.work.glob("sound-*.csv")), folder / "sound.csv", columns=SOUND_COLUMNS)
+        self.summary = summarize_sound(folder / "sound.csv")
+        return folder / "sound.csv"
+
+
 class GatePngWriter:
     """Writes weights in 0..1 as 8-bit pictures: 0 to 255 in every frame alike, nothing is divided by its maximum."""
 
@@ -142,12 +172,18 @@ class GatePngWriter:
 class FolderOutput:
     """A folder of files that are complete one by one.
 
-    `maps/` holds float NPZ shards, `png/` 8-bit maps, `gate/` the weight of appearance against motion as 8-bit
-    pictures: 255 is all appearance.
+    `maps/` holds float NPZ shards, `png/` 8-bit maps, `ntire/` 8-bit maps as for the NTIRE challenge (the model's own
+    scale times 255, cut off), `gate/` the weight of appearance against motion as 8-bit pictures: 255 is all
+    appearance.
     """
 
     needs_frames = False
-    writers: ClassVar[dict[str, Any]] = {"maps": MapShardWriter, "png": MapPngWriter, "gate": GatePngWriter}
+    writers: ClassVar[dict[str, Any]] = {
+        "maps": MapShardWriter,
+        "png": MapPngWriter,
+        "ntire": partial(MapPngWriter, quantize="truncate", scale="unit"),
+        "gate": GatePngWriter,
+    }
 
     def __init__(self, work: Path, name: str, map_size: str) -> None:
         self.work, self.name, self.at_source = work / name, name, map_size == "source"
@@ -159,6 +195,8 @@ class FolderOutput:
         size = frame.source_size if self.at_source else (frame.model_map.shape[0], frame.model_map.shape[1])
         if self.name in EXTRA_MAPS:
             values = post_process_maps(frame.extra_maps[EXTRA_MAPS[self.name]], size, normalize=None)
+        elif self.name == "ntire":
+            values = post_process_maps(frame.model_map, size, normalize=None)
         else:
             values = frame.map_at(size)
         self.writer.write(frame.frame_index, frame.time_s, values.numpy())
@@ -299,6 +337,8 @@ class OutputFolder:
             "note": self.note,
             "files": {name: path.name for name, path in files.items()},
         }
+        if isinstance(sound := self.outputs.get("sound"), SoundOutput):
+            record["sound"] = sound.summary
         _write_json(self.folder / "run.json", record)
         self._remove_work()
         return files

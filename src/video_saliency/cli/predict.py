@@ -18,17 +18,28 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from video_saliency.audio_windows import AUDIO_MODES
 from video_saliency.background import BackgroundWriter
 from video_saliency.cli.devices import pick_device, pick_dtype
 from video_saliency.cli.errors import EXPECTED_ERRORS, RUN_BROKE_OFF, describe_error, one_line_errors, show_error
-from video_saliency.cli.outputs import EXTRA_MAPS, CsvOutput, FolderOutput, OutputFolder, OverlayOutput, SheetOutput
+from video_saliency.cli.outputs import (
+    EXTRA_MAPS,
+    CsvOutput,
+    FolderOutput,
+    OutputFolder,
+    OverlayOutput,
+    SheetOutput,
+    SoundOutput,
+)
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_model, load_processor
 from video_saliency.predictor import VideoSaliencyPredictor
+from video_saliency.processing_video_saliency import PUBLISHED
+from video_saliency.sound_stream import choose_audio_mode
 from video_saliency.version import __version__
 from video_saliency.video_io import TruncatedVideoError, VideoInfo, probe
 
-KINDS = ("overlay", "maps", "png", "csv", "sheet", "gate")
+KINDS = ("overlay", "maps", "png", "ntire", "csv", "sheet", "gate", "sound")
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
     *(".ogv", ".3gp", ".gif"),
@@ -48,6 +59,8 @@ class Options:
     map_stride: int
     segment_frames: int
     resume: bool
+    audio: str | None
+    audio_seed: int
 
 
 def predict(
@@ -62,17 +75,33 @@ def predict(
     batch_size: Annotated[int | None, typer.Option(help="Windows in one forward. Default: 8 frames' worth.")] = None,
     map_stride: Annotated[int, typer.Option(help="Predict every k-th map and interpolate the rest.")] = 1,
     map_size: Annotated[str, typer.Option(help="Size of saved maps and PNGs: model or source.")] = "model",
-    normalize: Annotated[str, typer.Option(help="Saved maps: frame (each divided by its maximum) or none.")] = "frame",
+    normalize: Annotated[
+        str,
+        typer.Option(
+            help="Saved maps: frame (each divided by its maximum), none, or published (as the model's authors save "
+            "them, blurred for instance, if its processor says how; at --map-size source)."
+        ),
+    ] = "frame",
     resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted; skip finished clips.")] = False,
     segment_frames: Annotated[int, typer.Option(help="Frames between points to resume from.")] = 250,
+    audio: Annotated[
+        str | None,
+        typer.Option(
+            help="What a model with sound hears: on (the clip's sound), off (silence) or shuffled (sound of another "
+            "place of the clip). Default: on. --save sound reports what it changes against silence."
+        ),
+    ] = None,
+    audio_seed: Annotated[int, typer.Option(help="Of the place that --audio shuffled takes.")] = 0,
 ) -> None:
     """Predict where people look: one saliency map for every frame of each clip."""
     with one_line_errors():
-        options = Options(model, _parse_save(save), map_size, normalize, map_stride, segment_frames, resume)
+        kinds = _parse_save(save)
+        options = Options(model, kinds, map_size, normalize, map_stride, segment_frames, resume, audio, audio_seed)
         _check_options(options)
         clips = find_clips(inputs, output)
         network, processor = load_model(model), load_processor(model)
         _check_gate(network, options)
+        _check_audio(network, options)
         predictor = VideoSaliencyPredictor(
             network, processor, device=pick_device(device), dtype=pick_dtype(dtype), batch_size=batch_size
         )
@@ -115,7 +144,18 @@ def predict_clip(
     for kind, path in files.items():
         note = f" (sound: {out.outputs[kind].sound})" if kind == "overlay" else ""
         tell(f"  {kind:8}{path}{note}")
+    if isinstance(sound := out.outputs.get("sound"), SoundOutput):
+        _tell_sound(sound, settings["audio"])
     return _tell_break(out)
+
+
+def _tell_sound(sound: SoundOutput, mode: str) -> None:
+    summary = sound.summary or {}
+    means = ", ".join(
+        f"{name} {summary[key]:.4f}" if summary[key] is not None else f"{name} not defined"
+        for name, key in (("CC", "cc"), ("KL", "kl"), ("total variation", "total_variation"))
+    )
+    tell(f"  sound ({mode}) against silence, mean over {summary['frames']} frames: {means}")
 
 
 def _tell_break(out: OutputFolder) -> int:
@@ -138,7 +178,9 @@ def _write_frames(
         stream = predictor.stream(
             clip,
             map_stride=options.map_stride,
-            normalize="frame" if options.normalize == "frame" else None,
+            normalize=None if options.normalize == "none" else options.normalize,
+            audio=options.audio,
+            audio_seed=options.audio_seed,
             start_frame=out.frames_done,
             with_frames=any(output.needs_frames for output in out.outputs.values()),
             extra_maps=[EXTRA_MAPS[kind] for kind in options.save if kind in EXTRA_MAPS],
@@ -160,7 +202,7 @@ def run_settings(predictor: VideoSaliencyPredictor, options: Options) -> dict[st
     for name, tensor in predictor.model.state_dict().items():
         content.update(name.encode())
         content.update(tensor.detach().cpu().float().numpy().tobytes())
-    return {
+    settings = {
         "model": options.model if options.model != DEFAULT_MODEL else "embedded default",
         "config, processor and weights": content.hexdigest()[:16],
         "device": predictor.model.device.type,
@@ -173,6 +215,10 @@ def run_settings(predictor: VideoSaliencyPredictor, options: Options) -> dict[st
         "save": list(options.save),
         "version": __version__,
     }
+    if predictor.audio_spec is not None:
+        mode = choose_audio_mode(options.audio, predictor.audio_spec)
+        settings["audio"] = mode if mode != "shuffled" else f"shuffled with seed {options.audio_seed}"
+    return settings
 
 
 def find_clips(inputs: list[str], output: Path) -> dict[str, Path]:
@@ -218,6 +264,8 @@ def _make_output(kind: str, clip: str, info: VideoInfo, out: OutputFolder, optio
         return OverlayOutput(out.work, clip, info)
     if kind == "csv":
         return CsvOutput(out.work)
+    if kind == "sound":
+        return SoundOutput(out.work)
     if kind == "sheet":
         return SheetOutput(out.work, Path(clip).name, out.frames_done)
     return FolderOutput(out.work, kind, options.map_size)
@@ -234,8 +282,12 @@ def _parse_save(save: str) -> tuple[str, ...]:
 def _check_options(options: Options) -> None:
     if options.map_size not in ("model", "source"):
         raise ValueError(f"--map-size must be model or source, got {options.map_size!r}")
-    if options.normalize not in ("frame", "none"):
-        raise ValueError(f"--normalize must be frame or none, got {options.normalize!r}")
+    if options.normalize not in ("frame", "none", PUBLISHED):
+        raise ValueError(f"--normalize must be frame, none or {PUBLISHED}, got {options.normalize!r}")
+    if options.normalize == PUBLISHED and options.map_size != "source":
+        raise ValueError(f"--normalize {PUBLISHED} is made for maps of the video's size: add --map-size source")
+    if options.audio is not None and options.audio not in AUDIO_MODES:
+        raise ValueError(f"--audio must be one of {', '.join(AUDIO_MODES)}, got {options.audio!r}")
     if options.map_stride < 1 or options.segment_frames < 1:
         raise ValueError("--map-stride and --segment-frames must be at least 1")
 
@@ -247,6 +299,15 @@ def _check_gate(network: Any, options: Options) -> None:
             f"--save gate: the model {options.model!r} has no gate: it takes a GFSalNet with both streams and gated "
             "fusion"
         )
+
+
+def _check_audio(network: Any, options: Options) -> None:
+    spec = getattr(network.config, "audio_spec", None)
+    if spec is None and (options.audio in ("on", "shuffled") or "sound" in options.save):
+        asked = "--save sound" if "sound" in options.save else f"--audio {options.audio}"
+        raise ValueError(f"{asked}: the model {options.model!r} does not listen, it takes frames alone: leave it out")
+    if choose_audio_mode(options.audio, spec) == "off" and "sound" in options.save:
+        raise ValueError("--save sound compares maps with and without sound: use --audio on or shuffled")
 
 
 def _is_url(name: str) -> bool:

@@ -12,12 +12,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from video_saliency.audio_io import read_audio
 from video_saliency.data.densities import fixated_points, fixation_density
 from video_saliency.data.frame_files import FrameFiles, PictureFrames, VideoFrames
 from video_saliency.data.truth_files import (
@@ -140,13 +141,14 @@ class SaliencyItem:
         return self.frame_size
 
     def source(self) -> Source:
-        """The frames as a video for `VideoSaliencyPredictor.stream` and `open_source`.
+        """The frames as a video for `VideoSaliencyPredictor.stream` and `open_source`, with their sound if there is.
 
         Raises:
             ValueError: if there are no frames.
         """
         self._checked_frames()
-        return Source(self.frames, self.num_frames, self.frame_size)
+        sound = None if self.audio_path is None else partial(read_audio, self.audio_path)
+        return Source(self.frames, self.num_frames, self.frame_size, sound=sound)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         """The frames in order from `start` on, each read when its picture is asked for.

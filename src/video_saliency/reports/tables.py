@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import numpy as np
 import torch
@@ -104,52 +104,42 @@ def _relative_entropy(density: np.ndarray[Any, Any]) -> float:
     return min(1.0, max(0.0, bits / math.log2(density.size)))
 
 
-class CsvWriter:
-    """Writes rows of statistics as they come; the file has its name only when it is complete.
+class TableWriter:
+    """Writes rows as they come; the file has its name only when it is complete.
 
-    Columns, in this order: `frame` (0-based), `time_s` (6 decimals), `peak_x`, `peak_y`, `centroid_x`, `centroid_y`,
-    `spread` (source pixels, 3 decimals), `entropy` (0..1, 6 decimals), as `FrameStatistics` explains them. Values that
-    are not defined are empty. Equal calls give equal bytes (ASCII, lines end with a line feed).
+    Equal calls give equal bytes (ASCII, lines end with a line feed).
 
     Use it in a `with` block: an exception inside discards the file, and a file that had the name before stays.
 
     Args:
         path: the file to write; its folder exists.
+        columns: their names, for the first line.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], columns: Sequence[str]) -> None:
+        self.path, self.columns = Path(path), columns
         self._stack = ExitStack()
         self._file: TextIO | None = None
 
-    def __enter__(self) -> CsvWriter:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:  # unwinds if the file cannot be opened
             temporary = stack.enter_context(atomic_path(self.path))
             # closed before it is renamed, so that an error of the last write discards it too
             self._file = stack.enter_context(open(temporary, "w", encoding="ascii", newline="\n"))
-            self._file.write(",".join(CSV_COLUMNS) + "\n")
+            self._file.write(",".join(self.columns) + "\n")
             self._stack = stack.pop_all()
         return self
 
-    def write(self, frame_index: int, time_s: float, statistics: FrameStatistics) -> None:
-        """Append the row of one frame.
+    def write_row(self, cells: Sequence[str]) -> None:
+        """Append one row.
 
         Raises:
             ValueError: outside the `with` block.
         """
         if self._file is None:
-            raise ValueError(f"{self.path} is not open: call write inside `with CsvWriter(path) as writer:`")
-        row = [
-            str(frame_index),
-            _decimal(time_s, 6),
-            _decimal(statistics.peak_x, 3),
-            _decimal(statistics.peak_y, 3),
-            _decimal(statistics.centroid_x, 3),
-            _decimal(statistics.centroid_y, 3),
-            _decimal(statistics.spread, 3),
-            _decimal(statistics.entropy, 6),
-        ]
-        self._file.write(",".join(row) + "\n")
+            name = type(self).__name__
+            raise ValueError(f"{self.path} is not open: call write inside `with {name}(path) as writer:`")
+        self._file.write(",".join(cells) + "\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -158,7 +148,41 @@ class CsvWriter:
         self._stack.__exit__(kind, error, traceback)
 
 
-def _decimal(value: float, digits: int) -> str:
+class CsvWriter(TableWriter):
+    """Writes rows of statistics as they come.
+
+    Columns, in this order: `frame` (0-based), `time_s` (6 decimals), `peak_x`, `peak_y`, `centroid_x`, `centroid_y`,
+    `spread` (source pixels, 3 decimals), `entropy` (0..1, 6 decimals), as `FrameStatistics` explains them. Values that
+    are not defined are empty. For the rest see `TableWriter`.
+
+    Args:
+        path: the file to write; its folder exists.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, CSV_COLUMNS)
+
+    def write(self, frame_index: int, time_s: float, statistics: FrameStatistics) -> None:
+        """Append the row of one frame.
+
+        Raises:
+            ValueError: outside the `with` block.
+        """
+        self.write_row(
+            [
+                str(frame_index),
+                decimal(time_s, 6),
+                decimal(statistics.peak_x, 3),
+                decimal(statistics.peak_y, 3),
+                decimal(statistics.centroid_x, 3),
+                decimal(statistics.centroid_y, 3),
+                decimal(statistics.spread, 3),
+                decimal(statistics.entropy, 6),
+            ]
+        )
+
+
+def decimal(value: float, digits: int) -> str:
     """Fixed number of decimals, empty for NaN, and never a negative zero."""
     if math.isnan(value):
         return ""
@@ -166,21 +190,24 @@ def _decimal(value: float, digits: int) -> str:
     return text[1:] if text.startswith("-") and float(text) == 0 else text
 
 
-def join_csv(parts: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
-    """Write the rows of the files of several `CsvWriter`s one after the other under one header, atomically.
+def join_csv(
+    parts: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], *, columns: Sequence[str] = CSV_COLUMNS
+) -> None:
+    """Write the rows of the files of several `TableWriter`s one after the other under one header, atomically.
 
     Args:
         parts: files in the order of their frames; they stay. Without any the output has no rows.
         output: the file to write; its folder exists.
+        columns: of all parts. Default: those of `CsvWriter`.
 
     Raises:
         ValueError: if a part has other columns.
     """
-    header = ",".join(CSV_COLUMNS).encode("ascii") + b"\n"
+    header = ",".join(columns).encode("ascii") + b"\n"
     with atomic_path(output) as temporary, open(temporary, "wb") as joined:
         joined.write(header)
         for part in parts:
             with open(part, "rb") as rows:
                 if rows.readline() != header:
-                    raise ValueError(f"{part} does not have the columns {','.join(CSV_COLUMNS)}: remove it")
+                    raise ValueError(f"{part} does not have the columns {','.join(columns)}: remove it")
                 shutil.copyfileobj(rows, joined)
