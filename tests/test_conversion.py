@@ -226,7 +226,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, files, monkeypatch):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk is full"):
-        patch.setattr(GFSalNetForVideoSaliency, "save_pretrained", fail)
+        patch.setattr("video_saliency.conversion.write_shards", fail)
         convert(files, tmp_path / "deep" / "out", backbone=files["resnet.pth"])
     assert list((tmp_path / "deep").iterdir()) == []
     leftover = tmp_path / "deep" / ".out.tmp"  # of a killed run

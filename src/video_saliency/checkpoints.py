@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedConfig, PreTrainedModel
 
 StateDict = dict[str, torch.Tensor]
+SafeClass = type | tuple[type, str]  # with a name: what stands in for the class that files call so
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module")  # under which trainers put weights
 PARALLEL_PREFIX = "module."  # torch.nn.DataParallel
@@ -74,7 +75,10 @@ class Source:
         terms: of the file, given its converted tensors.
         dropped: patterns (`fnmatch`) of names in the file that the model has no use for.
         optional: patterns of our names that a file may lack: they keep their initial values.
-        safe_classes: classes beside tensors that may be unpickled from the file.
+        safe_classes: classes beside tensors that may be unpickled from the file, see `read_checkpoint`.
+        part: a prefix. Where names in the file begin with it, they lose it, and all others are dropped: the file holds
+            a larger model.
+        fills: which of the model's names below a place the file is for. Default: all.
     """
 
     title: str
@@ -83,7 +87,9 @@ class Source:
     terms: Callable[[StateDict], Terms]
     dropped: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    safe_classes: tuple[type, ...] = ()
+    safe_classes: tuple[SafeClass, ...] = ()
+    part: str = ""
+    fills: Callable[[str], bool] = lambda name: True
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,15 @@ class Converter:
         make_config: from the fields of the user's config file (`None`: no file) and each given source's converted
             tensors to the config. Raises `ValueError` for sources that do not go together.
         processor_settings: from the config to the arguments of the model's `VideoSaliencyProcessor`.
+        resolve: for names that depend on the config: from a converted name below its place in the model, and all names
+            of the model, to that of the model. Default: they are the same.
     """
 
     model_class: type[PreTrainedModel]
     sources: Mapping[str, Source]
     make_config: Callable[[dict[str, Any] | None, Mapping[str, StateDict]], PreTrainedConfig]
     processor_settings: Callable[[Any], dict[str, Any]]
+    resolve: Callable[[str, Container[str]], str] = lambda name, names: name
 
 
 @dataclass
@@ -123,14 +132,15 @@ class Fit:
         return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in self.problems.items() if names)
 
 
-def read_checkpoint(path: str | os.PathLike[str], *, safe_classes: Iterable[type] = ()) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, safe_classes: Iterable[SafeClass] = ()) -> Checkpoint:
     """The tensors of a safetensors file (by its suffix), or else of one that `torch.save` wrote.
 
     Pickled files are loaded with `weights_only`, and mapped from disk where their format allows it.
 
     Args:
         path: the file.
-        safe_classes: classes beside tensors that may be unpickled.
+        safe_classes: classes beside tensors that may be unpickled; `(class, "module.Name")` for one that stands in for
+            a class of another program, which need not be installed.
 
     Raises:
         ValueError: if it is no such file, holds no tensors, or code instead of tensors.
@@ -167,7 +177,7 @@ def _load_safetensors(path: Path) -> Any:
         raise ValueError(f"{path} is no safetensors file, or a damaged one ({error})") from error
 
 
-def _load_pickle(path: Path, safe_classes: tuple[type, ...]) -> Any:
+def _load_pickle(path: Path, safe_classes: tuple[SafeClass, ...]) -> Any:
     is_mappable = zipfile.is_zipfile(path)  # the form of torch.save since 1.6
     try:
         with torch.serialization.safe_globals(list(safe_classes)):
@@ -196,6 +206,14 @@ def rename(tensors: StateDict, new_name: Callable[[str], str]) -> StateDict:
             raise ValueError(f"two entries of the file are the same weight, {new_name(name)}; one of them is {name}")
         renamed[new_name(name)] = tensor
     return renamed
+
+
+def take_part(tensors: StateDict, prefix: str) -> tuple[StateDict, list[str]]:
+    """The tensors under `prefix`, without it, and the names of the others; all tensors as they are if none has it."""
+    if not any(name.startswith(prefix) for name in tensors):
+        return tensors, []
+    kept = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return kept, [name for name in tensors if not name.startswith(prefix)]
 
 
 def drop(tensors: StateDict, patterns: Sequence[str]) -> tuple[StateDict, list[str]]:
@@ -240,6 +258,7 @@ __all__ = [
     "Checkpoint",
     "Converter",
     "Fit",
+    "SafeClass",
     "Source",
     "StateDict",
     "Terms",
@@ -248,4 +267,5 @@ __all__ = [
     "fit",
     "read_checkpoint",
     "rename",
+    "take_part",
 ]

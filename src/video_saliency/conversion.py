@@ -6,19 +6,32 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from video_saliency.checkpoints import Checkpoint, Converter, Fit, Source, StateDict, Terms, drop, fit, read_checkpoint
+from video_saliency.checkpoints import (
+    Checkpoint,
+    Converter,
+    Fit,
+    Source,
+    StateDict,
+    Terms,
+    drop,
+    fit,
+    read_checkpoint,
+    rename,
+    take_part,
+)
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
+from video_saliency.sharded_weights import stored_dtypes, write_shards
 from video_saliency.version import __version__
 
 RECORD = "conversion.json"
-MAX_SHARD_SIZE = "5GB"
 BASE_CONFIG_FIELDS = {"architectures", "dtype", "model_type", "transformers_version"}  # of any saved config
 
 
@@ -64,6 +77,9 @@ def convert_checkpoint(
     The folder holds config, safetensors, processor, record and a card; it appears whole or not at all. What no file
     fills keeps the model's own initial values, drawn with `seed`, and is named in the record.
 
+    Files of `torch.save` are mapped from disk and written tensor by tensor: a model of any size needs memory for its
+    largest tensor, and for what no file fills.
+
     Args:
         converter: of the system.
         files: a file for each of some of the converter's sources, by name.
@@ -89,7 +105,10 @@ def convert_checkpoint(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = converter.model_class.from_pretrained(None, config=config, state_dict=dict(state), dtype=dtype)
+        # weights that are mapped from disk stay there: they are cast when they are written
+        model = converter.model_class.from_pretrained(
+            None, config=config, state_dict=dict(state), dtype=_load_dtype(state, expected)
+        )
     left_out = {name for entry in given.values() if entry.fit is not None for name in entry.fit.left_out}
     initial = sorted(set(expected) - set(state) - left_out)
     record = {
@@ -100,7 +119,7 @@ def convert_checkpoint(
         "sources": {name: entry.record() for name, entry in given.items()},
         "initialised": {"seed": seed, "keys": initial},
     }
-    _write_folder(output, model, VideoSaliencyProcessor(**converter.processor_settings(config)), record)
+    _write_folder(output, model, VideoSaliencyProcessor(**converter.processor_settings(config)), record, dtype)
     return record
 
 
@@ -124,12 +143,13 @@ def _read_source(converter: Converter, name: str, file: str | os.PathLike[str]) 
         raise ValueError(f"unknown source {name!r}: use one of {', '.join(converter.sources)}")
     source = converter.sources[name]
     checkpoint = read_checkpoint(file, safe_classes=source.safe_classes)
-    kept, dropped = drop(checkpoint.tensors, source.dropped)
+    kept, others = take_part(checkpoint.tensors, source.part)
+    kept, dropped = drop(kept, source.dropped)
     try:
         tensors = source.convert(kept)
     except ValueError as error:
         raise ValueError(f"{name}={file}: {error}") from error
-    return _Given(source, checkpoint, tensors, dropped, source.terms(tensors))
+    return _Given(source, checkpoint, tensors, dropped + others, source.terms(tensors))
 
 
 def _fit_all(converter: Converter, given: Mapping[str, _Given], config: Any) -> tuple[StateDict, dict[str, list[int]]]:
@@ -143,7 +163,13 @@ def _fit_all(converter: Converter, given: Mapping[str, _Given], config: Any) -> 
         entry, places = given[name], source.places(config)
         if not places:
             raise ValueError(f"{name}={entry.checkpoint.file_name}: a model of this config has no place for it")
-        entry.fit = fit(entry.tensors, open_names, places, optional=source.optional)
+        tensors = rename(entry.tensors, partial(_resolved, converter, places[0], expected))
+        wanted = {
+            key: shape
+            for key, shape in open_names.items()
+            if any(key.startswith(place) and source.fills(key.removeprefix(place)) for place in places)
+        }
+        entry.fit = fit(tensors, wanted, places, optional=source.optional)
         if problems := entry.fit.describe_problems():
             complaints.append(f"{name}={entry.checkpoint.file_name} does not fit the model; {problems}")
         state |= entry.fit.tensors
@@ -154,14 +180,31 @@ def _fit_all(converter: Converter, given: Mapping[str, _Given], config: Any) -> 
     return state, expected
 
 
-def _write_folder(output: Path, model: Any, processor: VideoSaliencyProcessor, record: dict[str, Any]) -> None:
+def _resolved(converter: Converter, place: str, names: Container[str], key: str) -> str:
+    """The name that a converted tensor has below its place in this very model."""
+    return converter.resolve(place + key, names).removeprefix(place)
+
+
+def _load_dtype(state: Mapping[str, torch.Tensor], expected: Sized) -> torch.dtype:
+    """The precision in which nothing is copied, where all weights are given in one; else float32, to draw others."""
+    found = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    return found.pop() if len(found) == 1 and len(state) == len(expected) else torch.float32
+
+
+def _write_folder(
+    output: Path, model: Any, processor: VideoSaliencyProcessor, record: dict[str, Any], dtype: torch.dtype
+) -> None:
     """The folder under a hidden name first, so that it appears whole or not at all."""
     output = Path(os.path.abspath(output))
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
     try:
         temporary.mkdir(parents=True)
-        model.save_pretrained(temporary, max_shard_size=MAX_SHARD_SIZE)
+        tensors = model.state_dict()
+        kept = model._keep_in_fp32_modules_strict or ()
+        write_shards(temporary, tensors, stored_dtypes(tensors, dtype, keep_float32=kept))
+        model.config.architectures, model.config.dtype = [type(model).__name__], record["dtype"]
+        model.config.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card(record), encoding="utf-8")

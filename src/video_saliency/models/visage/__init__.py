@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ViSAGE: experts with adapters of their own on one frozen InternVideo2, fused to one map."""
