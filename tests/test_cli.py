@@ -28,7 +28,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import EchoConfig, tiny_gfsalnet
+from tiny_models import EchoConfig, HearingConfig, HearingModel, hearing_model, tiny_gfsalnet
+from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 from video_factory import make_clip
 
@@ -440,7 +441,7 @@ def write(path: Path, data: bytes) -> Path:
         (("--save", "overlay,film"), "choose from"),
         (("--save", ""), "choose from"),
         (("--map-size", "huge"), "model or source"),
-        (("--normalize", "sum"), "frame or none"),
+        (("--normalize", "sum"), "frame, none or published"),
         (("--map-stride", 0), "at least 1"),
         (("--batch-size", 0), "at least 1"),
         (("--device", "warp"), "--device cpu"),
@@ -664,3 +665,91 @@ def test_gate_of_a_killed_run_is_gone_on_with(tmp_path, gated_model, monkeypatch
         app(["predict", str(clip), "--output", str(tmp_path / "broken"), *map(str, options)], standalone_mode=False)
     assert call("predict", clip, "--output", tmp_path / "broken", *options, "--resume")[0] == 0
     assert files_of(tmp_path / "broken") == files_of(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def listening_model(tmp_path_factory):
+    AutoConfig.register(HearingConfig.model_type, HearingConfig, exist_ok=True)
+    AutoModel.register(HearingConfig, HearingModel, exist_ok=True)
+    folder = tmp_path_factory.mktemp("listening")
+    network, processor = hearing_model(num_frames=4, output="middle")
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("mode", [None, "on", "shuffled"])
+def test_what_sound_changes_is_reported(tmp_path, listening_model, mode):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=12, audio="aac")
+    options = ("--output", tmp_path / "out", "--model", listening_model, "--save", "csv,sound")
+    code, text = call("predict", clip, *options, *(("--audio", mode) if mode else ()))
+    assert code == 0
+    folder = tmp_path / "out" / "clip"
+    rows = list(csv.DictReader((folder / "sound.csv").open()))
+    assert [int(row["frame"]) for row in rows] == list(range(12))
+    record = json.loads((folder / "run.json").read_text())
+    assert record["settings"]["audio"] == {None: "on", "shuffled": "shuffled with seed 0"}.get(mode, mode)
+    assert record["sound"]["frames"] == 12
+    for name in ("cc", "kl", "total_variation"):
+        assert record["sound"][name] == pytest.approx(np.mean([float(row[name]) for row in rows]), abs=2e-6)
+    assert 0 < record["sound"]["total_variation"] < 1 and record["sound"]["cc"] < 1
+    assert f"sound ({record['settings']['audio']}) against silence, mean over 12 frames: CC " in text
+
+
+def test_switched_off_sound_gives_other_maps(tmp_path, listening_model):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=12, audio="aac")
+    maps = {}
+    for mode in ("on", "off", "shuffled"):
+        options = ("--output", tmp_path / mode, "--model", listening_model, "--save", "maps", "--normalize", "none")
+        assert call("predict", clip, *options, "--audio", mode)[0] == 0
+        maps[mode] = np.stack([values for _, _, values in read_map_shards(tmp_path / mode / "clip" / "maps")])
+    assert maps["on"].mean() > maps["off"].mean() + 0.1
+    assert not np.array_equal(maps["on"], maps["shuffled"])
+
+
+def test_clip_without_sound_is_told_and_changes_nothing(tmp_path, listening_model, caplog):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=5)
+    options = ("--output", tmp_path / "out", "--model", listening_model, "--save", "sound")
+    code, text = call("predict", clip, *options)
+    assert code == 0
+    assert [record.getMessage() for record in caplog.records] == ["the clip has no sound: the model hears silence"]
+    summary = json.loads((tmp_path / "out" / "clip" / "run.json").read_text())["sound"]
+    assert summary == {"frames": 5, "cc": 1.0, "kl": pytest.approx(0, abs=1e-6), "total_variation": 0.0}
+    assert "CC 1.0000" in text
+
+
+def test_killed_run_with_sound_is_gone_on_with(tmp_path, listening_model, monkeypatch):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=30, audio="aac")
+    options = ("--model", listening_model, "--save", "maps,sound", "--audio", "shuffled", "--segment-frames", 10)
+    assert call("predict", clip, "--output", tmp_path / "whole", *options)[0] == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(outputs, "_write_json", die_at(2, outputs._write_json))
+        call("predict", clip, "--output", tmp_path / "out", *options)
+    code, text = call("predict", clip, "--output", tmp_path / "out", *options, "--resume", "--audio-seed", 1)
+    assert code == 2 and "had other settings (audio)" in text.replace("\n", " ")
+    assert call("predict", clip, "--output", tmp_path / "out", *options, "--resume")[0] == 0
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--audio", "on"), "--audio on: the model"),
+        (("--audio", "shuffled"), "does not listen, it takes frames alone: leave it out"),
+        (("--save", "sound"), "--save sound: the model"),
+        (("--audio", "loud"), "--audio must be one of on, off, shuffled, got 'loud'"),
+    ],
+)
+def test_sound_for_a_model_that_does_not_listen_is_refused(tmp_path, model, options, message):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=2)
+    code, text = call("predict", clip, "--output", tmp_path / "out", "--model", model, *options)
+    assert code == 2 and message in one_line(text)
+    assert not (tmp_path / "out").exists()
+    assert call("predict", clip, "--output", tmp_path / "out", "--model", model, "--audio", "off")[0] == 0
+
+
+def test_report_without_sound_is_refused(tmp_path, listening_model):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=2)
+    options = ("--output", tmp_path / "out", "--model", listening_model, "--save", "sound", "--audio", "off")
+    code, text = call("predict", clip, *options)
+    assert code == 2 and "use --audio on or shuffled" in one_line(text)

@@ -15,14 +15,16 @@ SOURCE = Path(__file__).parent.parent / "src" / "video_saliency"
 # from the lowest layer to the highest; a module may import from its own layer's own package and from lower layers
 LAYERS = [
     ["version", "defaults", "modeling_outputs", "windows", "losses", "optical_flow", "background", "atomic_files"],
-    ["backbones", "checkpoints"],
+    ["audio_windows"],
+    ["saliency_config"],
+    ["backbones", "checkpoints", "sharded_weights"],
     ["models"],
     ["processing_video_saliency", "source_files", "map_io", "flow_files", "metrics"],
     ["video_container"],
     ["audio_io"],
     ["video_writing"],
     ["video_io"],
-    ["sources", "loading", "flow_stream", "conversion"],
+    ["sources", "loading", "flow_stream", "sound_stream", "conversion"],
     ["predictor", "data", "reports", "visualization"],
     ["pipeline_video_saliency", "baselines"],
     ["scoring"],

@@ -14,9 +14,14 @@ from video_saliency.checkpoints import Converter
 from video_saliency.cli.devices import pick_dtype
 from video_saliency.cli.errors import one_line_errors
 from video_saliency.conversion import RECORD, convert_checkpoint
+from video_saliency.models.dtfsal.convert_dtfsal import CONVERTER as DTFSAL
 from video_saliency.models.gfsalnet.convert_gfsalnet import CONVERTER as GFSALNET
+from video_saliency.models.salfom.convert_salfom import CONVERTER as SALFOM
+from video_saliency.models.visage.convert_visage import CONVERTER as VISAGE
 
-CONVERTERS: dict[str, Converter] = {"gfsalnet": GFSALNET}
+CONVERTERS: dict[str, Converter] = {"dtfsal": DTFSAL, "gfsalnet": GFSALNET, "salfom": SALFOM, "visage": VISAGE}
+
+MANY = 20  # names in a line
 
 
 def _sources_help() -> str:
@@ -64,6 +69,13 @@ def parse_sources(entries: list[str]) -> dict[str, Path]:
     return files
 
 
+def _listed(names: list[str]) -> str:
+    """All names, or the first ones of many."""
+    if len(names) <= MANY:
+        return ", ".join(names)
+    return f"{', '.join(names[:MANY])} and {len(names) - MANY} more; {RECORD} has them all"
+
+
 def report(record: dict[str, Any], output: Path) -> None:
     """Print what was made, of what, and under which terms."""
     console = Console()
@@ -75,7 +87,7 @@ def report(record: dict[str, Any], output: Path) -> None:
     for name, entry in record["sources"].items():
         tell(f"  {name}: {entry['file']}, {entry['keys']} tensors, {entry['tensors_in_model']} in the model")
         if entry["dropped_keys"]:
-            tell(f"    dropped: {', '.join(entry['dropped_keys'])}")
+            tell(f"    dropped: {_listed(entry['dropped_keys'])}")
         if entry["ignored_entries"]:
             tell(f"    beside the weights, not read: {', '.join(entry['ignored_entries'])}")
         tell(f"    {entry['terms']}")

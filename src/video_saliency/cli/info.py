@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -20,6 +21,10 @@ from video_saliency.cli.devices import pick_device
 from video_saliency.cli.errors import one_line_errors
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_config, load_processor
+from video_saliency.sharded_weights import stored_dtypes
+
+aten = torch.ops.aten
+WEIGHT_PRODUCTS = (aten.convolution, aten._convolution, aten.addmm, aten.mm)  # convolutions and linear layers
 
 
 def info(
@@ -44,8 +49,12 @@ def describe(
     with torch.device("meta"):
         network = make_model(config).eval()
         clip = torch.zeros(1, spec.num_frames, 3, size["height"], size["width"])
+        inputs = {"pixel_values_videos": clip}
+        audio = getattr(config, "audio_spec", None)
+        if audio is not None:
+            inputs["audio_values"] = torch.zeros(1, audio.num_slices, 1, *audio.size)
     with FlopCounterMode(display=False) as counter, PeakMemory() as activations, torch.inference_mode():
-        network(pixel_values_videos=clip)
+        network(**inputs)
     working = activations.peak
     maps = spec.num_frames if spec.output == "all" else 1
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
@@ -57,10 +66,55 @@ def describe(
         "input size": f"{size['height']} x {size['width']} (height x width)",
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "GFLOP a map": f"{counter.get_total_flops() / maps / 1e9:.3g} (multiply and add counted as two)",
+        **describe_parts(network, counter.get_flop_counts(), maps),
         "memory": f"{weights / 2**20:.1f} MiB of weights and about {working / 2**20:.1f} MiB a window, in float32",
+        "  in bfloat16": f"{half_precision_bytes(network) / 2**20:.1f} MiB of weights, with what stays in float32",
         **({"flow": describe_flow(network, size)} if getattr(network, "flow", None) is not None else {}),
         "device": device,
     }
+
+
+def half_precision_bytes(network: Any) -> int:
+    """Bytes of a network's weights with `dtype="bfloat16"`; the network may be on the meta device."""
+    tensors = network.state_dict()
+    kept = getattr(network, "_keep_in_fp32_modules_strict", None) or ()  # a model that `from_pretrained` loads has it
+    dtypes = stored_dtypes(tensors, torch.bfloat16, keep_float32=kept)
+    return sum(tensor.numel() * dtypes[name].itemsize for name, tensor in tensors.items())
+
+
+def describe_parts(network: Any, operations: Mapping[str, Mapping[Any, int]], maps: int) -> dict[str, str]:
+    """A row for each part of a network: its parameters and what it costs a map, counted in two ways.
+
+    Papers give mostly what counters of layers find, multiplications with weights; attention's products between
+    activations come on top. Norms, activations and interpolation are in neither.
+
+    Args:
+        network: the module that was run.
+        operations: what `FlopCounterMode` counted in each module, twice the multiplications.
+        maps: how many maps the run gave.
+    """
+    rows = {"part": f"{'parameters':>12} {'GMAC a map':>12} {'with attention':>16}"}
+    root = type(network).__name__
+    for name, part in [*network.named_children(), ("all", network)]:
+        counts = operations_of(part, root if part is network else f"{root}.{name}", operations)
+        with_weights = sum(count for operation, count in counts.items() if operation in WEIGHT_PRODUCTS)
+        macs = [count / 2e9 / maps for count in (with_weights, counts.total())]
+        parameters = sum(parameter.numel() for parameter in part.parameters())
+        rows[f"  {name}"] = f"{parameters:>12,} {macs[0]:>12.4g} {macs[1]:>16.4g}"
+    return {
+        **rows,
+        "  counted": "multiplications of convolutions and linear layers, then also those of attention as it is run",
+    }
+
+
+def operations_of(module: Any, name: str, operations: Mapping[str, Mapping[Any, int]]) -> Counter[Any]:
+    """Operations of a module by kind; of a container that is never called, those of what it holds."""
+    if name in operations:
+        return Counter(operations[name])
+    counts: Counter[Any] = Counter()
+    for child_name, child in module.named_children():
+        counts += operations_of(child, f"{name}.{child_name}", operations)
+    return counts
 
 
 def describe_flow(network: Any, size: dict[str, int]) -> str:

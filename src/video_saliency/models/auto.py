@@ -9,8 +9,14 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from video_saliency.models.dtfsal.configuration_dtfsal import DTFSalConfig
+from video_saliency.models.dtfsal.modeling_dtfsal import DTFSalForVideoSaliency
 from video_saliency.models.gfsalnet.configuration_gfsalnet import GFSalNetConfig
 from video_saliency.models.gfsalnet.modeling_gfsalnet import GFSalNetForVideoSaliency
+from video_saliency.models.salfom.configuration_salfom import SalFoMConfig
+from video_saliency.models.salfom.modeling_salfom import SalFoMForVideoSaliency
+from video_saliency.models.visage.configuration_visage import ViSAGEConfig
+from video_saliency.models.visage.modeling_visage import ViSAGEForVideoSaliency
 
 MODEL_FOR_VIDEO_SALIENCY_MAPPING = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
@@ -21,7 +27,12 @@ class AutoModelForVideoSaliency(_BaseAutoModelClass):
     _model_mapping = MODEL_FOR_VIDEO_SALIENCY_MAPPING
 
 
-for _config_class, _model_class in ((GFSalNetConfig, GFSalNetForVideoSaliency),):
+for _config_class, _model_class in (
+    (DTFSalConfig, DTFSalForVideoSaliency),
+    (GFSalNetConfig, GFSalNetForVideoSaliency),
+    (SalFoMConfig, SalFoMForVideoSaliency),
+    (ViSAGEConfig, ViSAGEForVideoSaliency),
+):
     AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
     AutoModel.register(_config_class, _model_class, exist_ok=True)
     AutoModelForVideoSaliency.register(_config_class, _model_class, exist_ok=True)
