@@ -6,12 +6,14 @@ transformers fills missing weights with random ones and only logs it, and makes 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.utils import find_adapter_config_file, is_peft_available
 
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 
@@ -19,9 +21,23 @@ SHOWN_KEYS = 5
 
 
 def load_config(name_or_path: str) -> Any:
-    """The config of a model folder or Hub id. Raises `ValueError` if there is none, or not one of a saliency model."""
+    """The config of a model folder or Hub id, of an adapter that of its base model.
+
+    Raises:
+        ValueError: if there is none, or not one of a saliency model.
+    """
+    if Path(name_or_path).is_dir() and (base := _base_of_adapter(name_or_path)) is not None:
+        return load_config(base)
     _check_folder(name_or_path, "config.json", "name a folder that save_pretrained wrote")
-    config = _load(AutoConfig, name_or_path)
+    try:
+        config = _load(AutoConfig, name_or_path)
+    except ValueError as error:
+        # asked last, so that a Hub that cannot be reached is not tried twice
+        lacks_config = "does not appear to have a file named config.json" in str(error.__cause__)
+        base = _base_of_adapter(name_or_path) if lacks_config else None
+        if base is None:
+            raise
+        return load_config(base)
     if getattr(config, "window_spec", None) is None:
         raise ValueError(
             f"{name_or_path} is a {config.model_type} model, not one for video saliency: name another one"
@@ -29,14 +45,19 @@ def load_config(name_or_path: str) -> Any:
     return config
 
 
-def load_model(name_or_path: str) -> Any:
+def load_model(name_or_path: str, *, config: Any = None) -> Any:
     """The model of a folder or Hub id with all of its weights, in evaluation mode.
+
+    Args:
+        name_or_path: folder or Hub id.
+        config: to take in place of its own, for other settings with the same weights.
 
     Raises:
         ValueError: if it cannot be loaded, or weights are missing, unused or misshapen; the message names them.
     """
     load_config(name_or_path)
-    model, report = _load(AutoModel, name_or_path, output_loading_info=True)
+    options = {} if config is None else {"config": config}
+    model, report = _load(AutoModel, name_or_path, output_loading_info=True, **options)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report.get(kind) or ())
         if keys:
@@ -53,6 +74,22 @@ def load_processor(name_or_path: str) -> VideoSaliencyProcessor:
     _check_folder(name_or_path, "processor_config.json", "save the processor beside the model")
     processor: VideoSaliencyProcessor = _load(AutoProcessor, name_or_path)
     return processor
+
+
+def _base_of_adapter(name_or_path: str) -> str | None:
+    """The base model that a folder or Hub id names if it holds an adapter of PEFT; `None` if it does not."""
+    folder = Path(name_or_path)
+    if not is_peft_available():
+        if (folder / "adapter_config.json").exists():
+            raise ValueError(f"{name_or_path} is an adapter, which needs peft: pip install peft")
+        return None
+    if (folder / "config.json").exists():
+        return None
+    try:
+        file = find_adapter_config_file(name_or_path)
+        return None if file is None else str(json.loads(Path(file).read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError):
+        return None  # a repository that cannot be reached either: loading its config says why
 
 
 def _check_folder(name_or_path: str, file: str, remedy: str) -> None:

@@ -18,6 +18,7 @@ from video_saliency.cli.data import data_app
 from video_saliency.cli.info import info
 from video_saliency.cli.predict import predict
 from video_saliency.cli.score import score
+from video_saliency.cli.train import train
 from video_saliency.version import __version__
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(predict)
 app.command()(info)
 app.command()(score)
 app.command()(convert)
+app.command()(train)
 app.add_typer(data_app, name="data")
 
 

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card of a trained model: data, recipe, versions and scores, all taken from the run."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import accelerate
+import peft
+import torch
+import transformers
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from video_saliency.atomic_files import atomic_path
+from video_saliency.data.catalog import dataset_info
+from video_saliency.training.training_arguments import DataSource
+from video_saliency.version import __version__
+
+if TYPE_CHECKING:
+    from video_saliency.training.training_loop import Trainer
+
+RECORD = "training.json"
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ architecture }}, {{ parameters }} parameters, {{ trained }} of them trained{{ adapter }}.
+It predicts where people look in video:
+
+```python
+from transformers import pipeline
+import video_saliency
+
+pipe = pipeline("video-saliency", model="{{ model_id }}")
+maps = pipe("clip.mp4")["saliency_maps"]
+```
+
+{{ notes }}
+
+## Scores
+
+{{ scores }}
+
+## Data
+
+{{ data }}
+
+## Recipe
+
+{{ steps }} updates of {{ samples_per_step }} windows ({{ processes }} processes), {{ hours }} hours in training steps.
+
+```yaml
+{{ recipe }}
+```
+
+Written by video-saliency {{ versions.video_saliency }} with torch {{ versions.torch }}, transformers
+{{ versions.transformers }}, accelerate {{ versions.accelerate }}, peft {{ versions.peft }} and Python
+{{ versions.python }}.
+"""
+
+
+def write_training_card(folder: Path, trainer: Trainer, *, is_smoke: bool = False) -> None:
+    """Writes `README.md` and `training.json` into a model folder.
+
+    Args:
+        folder: of the model.
+        trainer: whose run it was.
+        is_smoke: a run on miniature data; its numbers are not shown, because they mean nothing.
+    """
+    record = training_record(trainer, is_smoke=is_smoke)
+    with atomic_path(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    arguments, training = trainer.arguments, trainer.training
+    data = ModelCardData(
+        license=arguments.license,
+        library_name="transformers",
+        tags=["video-saliency", "saliency", "eye-tracking"],
+        base_model=arguments.lora.base_model or _hub_id(arguments.model.name_or_path),
+        datasets=sorted({source.dataset for source in arguments.data.train}) if not is_smoke else None,
+        metrics=list(arguments.validation.metrics),
+        model_name=arguments.title,
+        eval_results=None if is_smoke else _eval_results(trainer, record["scores"]),
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        title=arguments.title,
+        architecture=type(training.network).__name__,
+        parameters=f"{record['parameters']:,}",
+        trained=f"{record['trained_parameters']:,}",
+        adapter=_adapter_sentence(trainer, folder),
+        model_id=folder.name,
+        notes=arguments.notes.strip(),
+        scores="Miniature data: no scores." if is_smoke else _score_table(record),
+        data="Miniature data, made up." if is_smoke else _data_lines(trainer),
+        steps=f"{record['steps']:,}",
+        samples_per_step=trainer.plan.samples_per_step,
+        processes=trainer.plan.num_processes,
+        hours=f"{record['seconds'] / 3600:.2f}",
+        recipe=yaml.safe_dump(
+            _without_roots(arguments.to_dict()), sort_keys=False, allow_unicode=True, width=110
+        ).strip(),
+        versions=record["versions"],
+    )
+    with atomic_path(folder / "README.md") as temporary:
+        card.save(temporary)
+
+
+def training_record(trainer: Trainer, *, is_smoke: bool) -> dict[str, Any]:
+    """What a card says, JSON types."""
+    parameters = list(trainer.training.model.parameters())
+    scores = {name: value for name, value in trainer.state.scores.items() if math.isfinite(value)}
+    return {
+        "is_smoke": is_smoke,
+        "arguments": _without_roots(trainer.arguments.to_dict()),
+        "steps": trainer.state.step,
+        "selected_step": int(trainer.state.best[0][1]) if trainer.state.best else trainer.state.step,
+        "scores": {} if is_smoke else scores,
+        "seconds": trainer.state.seconds,
+        "train_windows": trainer.plan.num_samples,
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "versions": {
+            "video_saliency": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "accelerate": accelerate.__version__,
+            "peft": peft.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _eval_results(trainer: Trainer, scores: dict[str, float]) -> list[EvalResult] | None:
+    names = [name for name in trainer.arguments.validation.metrics if name in scores]
+    sources = trainer.arguments.data.validation
+    if not names or not sources:
+        return None
+    return [
+        EvalResult(
+            task_type="video-saliency",
+            dataset_type=sources[0].dataset,
+            dataset_name=", ".join(_source_name(source) for source in sources),
+            dataset_split=sources[0].split or "all",
+            metric_type=name,
+            metric_name=name.upper().replace("_", "-"),
+            metric_value=round(scores[name], 4),
+        )
+        for name in names
+    ]
+
+
+def _score_table(record: dict[str, Any]) -> str:
+    scores = {name: value for name, value in record["scores"].items() if name != "loss"}
+    if not scores:
+        return "Not measured."
+    lines = [f"| {' | '.join(scores)} |", "|" + " --- |" * len(scores)]
+    lines.append("| " + " | ".join(f"{value:.4f}" for value in scores.values()) + " |")
+    arguments = record["arguments"]
+    return "\n".join(lines) + (
+        f"\n\nOn {arguments['data']['validation_windows']} evenly spaced windows of each clip of the validation data, "
+        f"protocol {arguments['validation']['protocol']}, mean over clips; of update {record['selected_step']:,}, "
+        "which was chosen by them. `video-saliency score` scores whole clips."
+    )
+
+
+def _data_lines(trainer: Trainer) -> str:
+    data = trainer.arguments.data
+    lines = [
+        f"- training: {', '.join(_source_name(source) for source in data.train)}; {len(trainer.dataset):,} windows"
+    ]
+    if data.validation:
+        lines.append(f"- validation: {', '.join(_source_name(source) for source in data.validation)}")
+    return "\n".join(lines)
+
+
+def _adapter_sentence(trainer: Trainer, folder: Path) -> str:
+    lora = trainer.arguments.lora
+    if not lora.enabled:
+        return ""
+    if not (folder / "adapter_config.json").exists():
+        return f"; low-rank adapters of rank {lora.rank} are merged in"
+    return f"; an adapter of rank {lora.rank} with its decoder, which loads with its base model"
+
+
+def _source_name(source: DataSource) -> str:
+    return f"{dataset_info(source.dataset).title}{f', {source.split}' if source.split else ''}"
+
+
+def _hub_id(name: str | None) -> str | None:
+    return None if name is None or Path(name).exists() else name
+
+
+def _without_roots(content: dict[str, Any]) -> dict[str, Any]:
+    """A card names no folders of one machine."""
+    data = dict(content["data"])
+    for name in ("train", "validation"):
+        data[name] = [{**source, "root": None, "clips": None} for source in data[name]]
+    model = dict(content["model"])
+    if model["name_or_path"] is not None and Path(model["name_or_path"]).exists():
+        model["name_or_path"] = Path(model["name_or_path"]).name
+    return {**content, "data": {**data, "flow_root": None}, "model": model}
+
+
+__all__ = ["write_training_card"]

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a recipe file to a model folder with its card: what the script and the command line run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from video_saliency.training.callbacks import TrainerCallback
+from video_saliency.training.lora import merge_adapter
+from video_saliency.training.recipe_files import changed, make_arguments, merged, read_recipe
+from video_saliency.training.smoke_data import write_smoke_clips, write_smoke_stills
+from video_saliency.training.training_arguments import TrainingArguments
+from video_saliency.training.training_card import write_training_card
+from video_saliency.training.training_checkpoints import RunState, whole_folder
+from video_saliency.training.training_loop import MODEL, Trainer
+
+logger = logging.getLogger(__name__)
+
+MERGED, SMOKE_DATA = "merged", "smoke_data"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says besides the recipe.
+
+    Attributes:
+        config: the recipe.
+        output: folder of the run.
+        roots: `NAME=FOLDER` for the data sets that the recipe names, or one `FOLDER` for all.
+        train, validation: `NAME=FOLDER` or `NAME:SPLIT=FOLDER` in place of the recipe's data sets.
+        model: folder or Hub id to start from, in place of the recipe's.
+        settings: single settings, such as `loop.epochs=3`.
+        smoke: try the recipe on miniature data, with its miniature model.
+        push_to_hub: repository to upload the model to.
+    """
+
+    config: Path
+    output: Path
+    roots: Sequence[str] = ()
+    train: Sequence[str] = ()
+    validation: Sequence[str] = ()
+    model: str | None = None
+    settings: Sequence[str] = ()
+    smoke: bool = False
+    push_to_hub: str | None = None
+
+
+def read_arguments(options: RunOptions) -> TrainingArguments:
+    """The recipe with what the command line changes.
+
+    Raises:
+        ValueError: for anything unknown or of another form.
+    """
+    content = read_recipe(options.config, smoke=options.smoke)
+    if options.smoke:
+        content = merged(content, {"data": _smoke_sources(content, options.output)})
+    for name, texts in (("train", options.train), ("validation", options.validation)):
+        if texts:
+            content = merged(content, {"data": {name: [_source(text) for text in texts]}})
+    if options.model is not None:
+        content = merged(content, {"model": {"name_or_path": options.model}})
+    for setting in options.settings:
+        content = changed(content, setting)
+    content = merged(content, {"data": _with_roots(content.get("data", {}), options.roots)})
+    arguments = make_arguments(content)
+    _check_upload(arguments, options)
+    return arguments
+
+
+def train_recipe(options: RunOptions, *, callbacks: Sequence[TrainerCallback] = ()) -> RunState:
+    """Trains as the recipe says; the model with its card lies in `output/model` then.
+
+    Raises:
+        ValueError: for wrong options or data.
+        TrainingError: if the run broke off; the same call goes on with it.
+    """
+    arguments = read_arguments(options)
+    trainer = Trainer(arguments, options.output, callbacks=callbacks)
+    try:
+        state = trainer.train()
+        _complete(trainer, options)
+        trainer.accelerator.wait_for_everyone()
+    finally:
+        trainer.close()
+    return state
+
+
+def _complete(trainer: Trainer, options: RunOptions) -> None:
+    """Card, merged model and upload, by the main process."""
+    arguments = trainer.arguments
+    if trainer.accelerator.is_main_process:
+        folder = options.output / MODEL
+        write_training_card(folder, trainer, is_smoke=options.smoke)
+        if arguments.lora.enabled and arguments.lora.merge:
+            with whole_folder(options.output / MERGED) as temporary:
+                merge_adapter(folder, temporary, base=trainer.training.base)
+                write_training_card(temporary, trainer, is_smoke=options.smoke)
+        if options.push_to_hub is not None:
+            push_folder(folder, options.push_to_hub)
+
+
+def push_folder(folder: Path, repository: str) -> str:
+    """Uploads a model folder and returns its address; files that are there already are skipped.
+
+    Args:
+        folder: that loads by itself.
+        repository: name on the Hub, such as `someone/model`; it is made if it is not there.
+    """
+    api = HfApi()
+    address = api.create_repo(repository, repo_type="model", exist_ok=True)
+    api.upload_folder(
+        folder_path=folder, repo_id=repository, repo_type="model", commit_message="Upload a trained model"
+    )
+    logger.info("uploaded to %s", address)
+    return str(address)
+
+
+def _check_upload(arguments: TrainingArguments, options: RunOptions) -> None:
+    """Before hours of training, not after them."""
+    base = arguments.lora.base_model or arguments.model.name_or_path
+    is_local = base is None or Path(base).exists() or bool(arguments.model.config and not arguments.lora.base_model)
+    if options.push_to_hub is not None and arguments.lora.enabled and is_local:
+        raise ValueError(
+            "an adapter on the Hub must name a base model there: upload the base first, then set "
+            "lora.base_model=ID, or push the merged model"
+        )
+
+
+def _source(text: str) -> dict[str, Any]:
+    name, separator, root = text.partition("=")
+    if not separator:
+        raise ValueError(f"a data set looks like NAME=FOLDER or NAME:SPLIT=FOLDER, got {text!r}")
+    dataset, _, split = name.partition(":")
+    return {"dataset": dataset, "split": split or None, "root": root}
+
+
+def _with_roots(data: dict[str, Any], roots: Sequence[str]) -> dict[str, Any]:
+    """The data sets with the folders of the command line."""
+    folders = dict(root.partition("=")[::2] if "=" in root else ("", root) for root in roots)
+    known = {source.get("dataset") for name in ("train", "validation") for source in data.get(name, ())}
+    if unknown := sorted(set(folders) - known - {""}):
+        raise ValueError(
+            f"--root {unknown[0]}=...: the recipe has {', '.join(sorted(map(str, known))) or 'no data set'}"
+        )
+    result = {}
+    for name in ("train", "validation"):
+        result[name] = [
+            {**source, "root": folders.get(source.get("dataset", ""), folders.get("")) or source.get("root")}
+            for source in data.get(name, ())
+        ]
+    return result
+
+
+def _smoke_sources(content: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Miniature data of the kind that the recipe names: stills for stills, else clips."""
+    home = output / SMOKE_DATA
+    data = content.get("data", {})
+    wants_stills = any(source.get("dataset") in ("stills", "salicon") for source in data.get("train", ()))
+    folder = home / ("stills" if wants_stills else "clips")
+    if not folder.exists():
+        # several processes may come here at once, and all write the same: the first one counts
+        home.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=home))
+        (write_smoke_stills if wants_stills else write_smoke_clips)(temporary)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            shutil.rmtree(temporary)
+            if not folder.exists():
+                raise
+    name = "stills" if wants_stills else "folder"
+    return {
+        "train": [{"dataset": name, "split": "train", "root": str(folder)}],
+        "validation": [{"dataset": name, "split": "val", "root": str(folder)}],
+    }
+
+
+__all__ = ["RunOptions", "push_folder", "read_arguments", "train_recipe"]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`video-saliency train` on miniature data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from training_factory import TINY_ENCODER, reset_accelerate
+from typer.testing import CliRunner
+
+from video_saliency.cli.main import app
+from video_saliency.loading import load_model
+from video_saliency.training import training_run
+from video_saliency.training.smoke_data import write_smoke_clips
+from video_saliency.training.training_run import RunOptions, read_arguments
+
+RECIPES = Path(__file__).parents[1] / "examples" / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    reset_accelerate()
+    yield
+    reset_accelerate()
+
+
+def train(*arguments: str | Path):
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    content = {
+        "title": "a tiny model",
+        "license": "apache-2.0",
+        "model": {
+            "architecture": "gfsalnet_saliency",
+            "preset": "compact",
+            "config": {"streams": "appearance", "encoder_config": TINY_ENCODER},
+            "processor": {"size": {"height": 32, "width": 48}},
+        },
+        "data": {
+            "train": [{"dataset": "folder", "split": "train"}],
+            "validation": [{"dataset": "folder", "split": "val"}],
+            "workers": 0,
+        },
+        "loop": {"steps": 2, "device": "cpu"},
+        "record": {"log_every": 1, "progress_bar": False, "trackers": ["tensorboard"]},
+    }
+    path.write_text(json.dumps(content))  # JSON is YAML
+    return path
+
+
+def test_training_writes_a_model_with_its_card(recipe, tmp_path):
+    clips = write_smoke_clips(tmp_path / "clips")
+    result = train("--config", recipe, "--output", tmp_path / "run", "--root", clips, "--set", "loop.seed=4")
+    assert result.exit_code == 0, result.output
+    assert "2 steps" in result.output
+    model = tmp_path / "run" / "model"
+    load_model(str(model))
+    card = ModelCard.load(model / "README.md")
+    record = json.loads((model / "training.json").read_text())
+    assert card.data.license == "apache-2.0" and card.data.library_name == "transformers"
+    scores = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert scores == {name: round(record["scores"][name], 4) for name in ("cc", "sim", "nss", "auc_judd")}
+    for text in ("a tiny model", "seed: 4", f"{record['scores']['cc']:.4f}", record["versions"]["torch"], "3 windows"):
+        assert text in card.text or text in card.content, text
+    assert str(tmp_path) not in card.content  # no folder of this machine
+    assert list((tmp_path / "run" / "trackers").rglob("events*"))
+    assert list((tmp_path / "run" / "samples").rglob("*.png"))
+    again = train("--config", recipe, "--output", tmp_path / "run", "--root", clips, "--set", "loop.seed=4")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--root folder=FOLDER"),
+        (["--root", "dhf1k=/somewhere"], "the recipe has folder"),
+        (["--set", "loop.epoch=3"], "loop.epoch is unknown"),
+        (["--train", "folder"], "NAME=FOLDER or NAME:SPLIT=FOLDER"),
+        (["--smoke"], "no section `smoke`"),
+        (["--set", "model.architecture=tased"], "model.architecture 'tased' is unknown"),
+        (["--set", "model.config.wings=2"], "model.config.wings is no field of GFSalNetConfig"),
+        (["--set", "model.freeze=[wings]"], "model.freeze 'wings' matches no parameter"),
+        (["--set", "model.freeze=['.*']"], "everything is frozen"),
+        (["--set", "lora.enabled=true", "--push-to-hub", "me/model"], "must name a base model there"),
+    ],
+)
+def test_wrong_options_end_with_a_line(recipe, tmp_path, arguments, message):
+    result = train("--config", recipe, "--output", tmp_path / "run", *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.split())
+
+
+def test_options_change_the_recipe(tmp_path, recipe):
+    arguments = read_arguments(
+        RunOptions(
+            config=recipe,
+            output=tmp_path,
+            train=["folder:train=a", "dhf1k=b"],
+            roots=["c"],
+            model="me/base",
+            settings=["optimizer.learning_rate=1e-5"],
+        )
+    )
+    assert [(s.dataset, s.split, s.root) for s in arguments.data.train] == [
+        ("folder", "train", "c"),
+        ("dhf1k", None, "c"),
+    ]
+    assert arguments.data.validation[0].root == "c"
+    assert arguments.model.name_or_path == "me/base" and arguments.optimizer.learning_rate == 1e-5
+
+
+class FakeHub:
+    """What `HfApi` is asked to do."""
+
+    calls: list[tuple[str, dict]] = []
+
+    def create_repo(self, repo_id, **options):
+        self.calls.append(("create_repo", {"repo_id": repo_id, **options}))
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(self, **options):
+        files = sorted(path.name for path in Path(options["folder_path"]).iterdir())
+        self.calls.append(("upload_folder", {**options, "files": files}))
+
+
+def test_push_to_hub_uploads_the_model_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "HfApi", FakeHub)
+    result = train(
+        "--config", RECIPES / "gfsalnet_static.yaml", "--smoke", "--output", tmp_path, "--push-to-hub", "me/model"
+    )
+    assert result.exit_code == 0, result.output
+    (first, created), (second, uploaded) = FakeHub.calls
+    assert (first, second) == ("create_repo", "upload_folder")
+    assert created["repo_id"] == uploaded["repo_id"] == "me/model" and created["exist_ok"]
+    assert {"README.md", "config.json", "model.safetensors", "processor_config.json"} <= set(uploaded["files"])
+
+
+def test_a_run_that_breaks_off_says_so(recipe, tmp_path):
+    clips = write_smoke_clips(tmp_path / "clips")
+    setting = ["--set", "optimizer.learning_rate=1e30", "--set", "loop.steps=20"]
+    result = train("--config", recipe, "--output", tmp_path / "run", "--root", clips, *setting)
+    assert result.exit_code == 1, result.output
+    assert "the loss is no finite number at step" in result.output

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every recipe runs from end to end on miniature data; scripts and Accelerate settings can be read."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from training_factory import losses, reset_accelerate
+
+from video_saliency.loading import load_model, load_processor
+from video_saliency.training.recipe_files import make_arguments, read_recipe
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
+# a second step starts from what the first one made
+FIRST_STEP = {
+    "gfsalnet_video": "gfsalnet_static",
+    "default_fusion": "default_appearance",
+    "dtfsal_audiovisual": "dtfsal_visual",
+    "visage_expert1_stage2": "visage_expert1_stage1",
+    "visage_expert2_stage2": "visage_expert2_stage1",
+}
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    reset_accelerate()
+    yield
+    reset_accelerate()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def smoke(runs: Path, name: str) -> Path:
+    """The finished miniature run of a recipe, made once, with those that it starts from."""
+    output = runs / name
+    if not (output / "model" / "README.md").exists():
+        extra = []
+        if name in FIRST_STEP:
+            extra = ["--model", str(smoke(runs, FIRST_STEP[name]) / "model")]
+        reset_accelerate()
+        config = EXAMPLES / "recipes" / f"{name}.yaml"
+        load_script("train").main(["--config", str(config), "--smoke", "--output", str(output), *extra])
+    return output
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_runs_on_miniature_data(runs, path):
+    started = time.monotonic()
+    output = smoke(runs, path.stem)
+    assert time.monotonic() - started < 60
+    assert len(losses(output)) == 3
+    model = load_model(str(output / "model"))
+    recipe = read_recipe(path, smoke=True)
+    assert model.config.model_type == recipe["model"]["architecture"]
+    assert load_processor(str(output / "model")).size == recipe["model"]["processor"]["size"]
+    # numbers of a miniature run are never shown
+    card = (output / "model" / "README.md").read_text()
+    assert "Miniature data: no scores." in card and "model-index" not in card
+    assert json.loads((output / "model" / "training.json").read_text())["scores"] == {}
+    if recipe.get("lora", {}).get("merge"):
+        load_model(str(output / "merged"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_where_its_values_come_from(path):
+    make_arguments(read_recipe(path))
+    text = path.read_text()
+    assert re.search(r"^# Source: ", text, re.MULTILINE)
+    own = text.split("\nsmoke:")[0]
+    for section in ("optimizer", "loop"):
+        body = re.search(rf"^{section}:\n((?:  .*\n)+)", own, re.MULTILINE)[1]
+        lines = [line for line in body.splitlines() if not line.lstrip().startswith("#")]
+        if "which made the embedded model" not in text and "default_appearance.yaml" not in text:
+            assert sum("#" in line for line in lines) >= len(lines) * 0.5, body
+
+
+def test_a_second_step_starts_from_the_first(runs):
+    first = load_model(str(smoke(runs, "default_appearance") / "model")).state_dict()
+    second = load_model(str(smoke(runs, "default_fusion") / "model")).state_dict()
+    kept = [name for name in first if name.startswith("streams.appearance.")]
+    assert kept and all((first[name] == second[name]).all() for name in kept)  # frozen, its statistics as well
+    moved = [name for name in kept if (first[name] != second[name.replace("appearance", "motion")]).any()]
+    assert moved
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_settings_can_be_read(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1
+    assert "UNTESTED" in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "ablations").glob("*.yaml")), ids=lambda path: path.stem)
+def test_tables_of_ablations_can_be_read(path):
+    table = load_script("ablate").AblationTable.read(path)
+    for row in table.rows:
+        recipe = table.recipe_of(row)
+        miniature = recipe.pop("smoke")
+        make_arguments(recipe)
+        assert miniature["validation"]["metrics"] == table.metrics
+        assert len(row.paper) <= len(table.metrics)
+    assert yaml.safe_load(path.read_text())["rows"]
+
+
+def test_an_ablation_prints_the_table_of_the_paper_without_numbers_of_its_own(tmp_path, capsys):
+    settings = ["--set", "loop.steps=1", "--set", "validation.every=0"]
+    table = EXAMPLES / "ablations" / "dtfsal_fusion.yaml"
+    load_script("ablate").main(["--table", str(table), "--smoke", "--output", str(tmp_path), *settings])
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == ["concatenation", "cross-attention", "AMFB"]
+    assert rows[2].split("│")[2:8] == [" runs ", " runs ", " runs ", "     runs ", "     0.667 ", "          - "]
+    assert "no scores" in shown
+    kinds = {json.loads(path.read_text())["fusion"] for path in tmp_path.glob("*/model/config.json")}
+    assert kinds == {"concat", "cross_attention", "amfb"}
+
+
+def test_an_ablation_shows_scores_of_real_runs(capsys):
+    ablate = load_script("ablate")
+    table = ablate.AblationTable("a table", Path("recipe"), ["cc"], [ablate.Row("full", paper=[0.5])])
+    ablate.print_table(table, {"full": {"cc": 0.25}}, is_smoke=False)
+    assert re.search(r"full\s*│\s*0\.250\s*│\s*0\.500", capsys.readouterr().out)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters in every architecture: what is trained, that folders load by themselves, that merging changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from training_factory import losses, run, tiny_arguments
+from transformers import AutoModel, pipeline
+
+from video_saliency.loading import load_config, load_model, load_processor
+from video_saliency.training.lora import LORA_TARGETS, add_lora, decoder_modules, lora_targets, merge_adapter
+from video_saliency.training.recipe_files import make_arguments, read_recipe
+from video_saliency.training.training_arguments import LoraArguments
+from video_saliency.training.training_model import build_model
+
+RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
+RECIPE_OF = {
+    "gfsalnet_saliency": "gfsalnet_video",
+    "salfom_saliency": "salfom",
+    "dtfsal_saliency": "dtfsal_audiovisual",
+    "visage_saliency": "visage_expert1_stage1",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def tiny_model(model_type: str, tmp_path: Path, **lora):
+    content = read_recipe(RECIPES / f"{RECIPE_OF[model_type]}.yaml", smoke=True)
+    content["lora"] = {"enabled": True, "rank": 2, **lora}
+    content["data"] = {}
+    return build_model(make_arguments(content), tmp_path)
+
+
+@pytest.mark.parametrize("model_type", sorted(LORA_TARGETS))
+def test_adapters_are_in_the_backbone_and_the_decoder_is_trained_whole(model_type, tmp_path):
+    training = tiny_model(model_type, tmp_path)
+    targets = lora_targets(model_type)
+    plain = load_model(training.base)
+    trained = {name for name, value in training.model.named_parameters() if value.requires_grad}
+    adapted = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in trained if ".lora_" in name}
+    assert adapted == {name for name, _ in plain.named_modules() if re.fullmatch(targets.modules, name)} != set()
+    backbone = [name for name, _ in plain.named_modules() if re.fullmatch(targets.backbone, name)]
+    decoder = {n for n, _ in plain.named_parameters() if not any(n.startswith(f"{b}.") for b in backbone)}
+    whole = {re.sub(r"^base_model\.model\.|\.modules_to_save\.default", "", n) for n in trained if ".lora_" not in n}
+    assert whole == decoder
+
+
+@pytest.mark.parametrize("model_type", sorted(LORA_TARGETS))
+def test_adapter_folders_load_and_merge(model_type, tmp_path):
+    training = tiny_model(model_type, tmp_path)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in training.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    training.save(tmp_path / "adapter")
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+
+    clip = torch.randn(1, training.config.window_spec.num_frames, 3, *training.map_size)
+    inputs = {"pixel_values_videos": clip}
+    if (spec := getattr(training.config, "audio_spec", None)) is not None:
+        inputs["audio_values"] = torch.randn(1, spec.num_slices, 1, *spec.size)
+    loaded = {
+        "peft": PeftModel.from_pretrained(AutoModel.from_pretrained(training.base), tmp_path / "adapter"),
+        "auto": AutoModel.from_pretrained(tmp_path / "adapter"),
+        "strict": load_model(str(tmp_path / "adapter")),
+        "merged": load_model(str(tmp_path / "merged")),
+    }
+    with torch.no_grad():
+        expected = training.model.eval()(**inputs).saliency_maps
+        maps = {name: model.eval()(**inputs).saliency_maps for name, model in loaded.items()}
+        base = load_model(training.base)(**inputs).saliency_maps
+    for name in ("peft", "auto", "strict"):
+        assert torch.allclose(maps[name], expected, atol=2e-6, rtol=1e-5), name
+    assert torch.allclose(maps["merged"], expected, atol=1e-5, rtol=1e-5)
+    assert (base - expected).abs().max() > 1e-3
+    assert load_processor(str(tmp_path / "adapter")).size == training.processor.size
+
+
+def test_a_trained_adapter_runs_in_the_pipeline(data, tmp_path):
+    arguments = tiny_arguments(
+        data,
+        lora={"enabled": True, "rank": 2, "merge": True},
+        model={"config": {"streams": "both"}},
+        optimizer={"groups": [{"pattern": "lora_", "learning_rate": 1e-2}]},
+    )
+    trainer = run(arguments, tmp_path)
+    folder = tmp_path / "model"
+    assert {path.name for path in folder.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    frames = np.random.default_rng(0).integers(0, 255, (3, 40, 60, 3), dtype=np.uint8)
+    maps = pipeline("video-saliency", model=str(folder), device="cpu")(frames)["saliency_maps"]
+    base = pipeline("video-saliency", model=trainer.training.base, device="cpu")(frames)["saliency_maps"]
+    assert maps.shape == (3, 40, 60) and not torch.allclose(maps, base)
+    # what the trainer holds in memory is what was written
+    state = load_file(folder / "adapter_model.safetensors")
+    assert any(".lora_B." in name and value.abs().max() > 0 for name, value in state.items())
+    checkpoint = load_file(tmp_path / "checkpoints" / "step-00000006" / "model.safetensors")
+    assert not any(name.endswith("base_layer.weight") for name in checkpoint)  # frozen weights are not kept twice
+
+
+def test_a_run_with_adapters_goes_on(data, tmp_path):
+    changes = {"lora": {"enabled": True, "rank": 2, "dropout": 0.1}}
+    run(tiny_arguments(data, **changes), tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000006")
+    shutil.rmtree(tmp_path / "half" / "model")
+    run(tiny_arguments(data, **changes), tmp_path / "half")
+    assert losses(tmp_path / "half") == losses(tmp_path / "whole")
+    first, second = (load_file(tmp_path / name / "model" / "adapter_model.safetensors") for name in ("whole", "half"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_statistics_of_the_backbone_stay(data, tmp_path):
+    trainer = run(tiny_arguments(data, lora={"enabled": True, "rank": 2}, loop={"steps": 2}), tmp_path)
+    base = load_model(trainer.training.base)
+    own = dict(trainer.training.network.named_buffers())
+    for name, value in base.named_buffers():
+        if "running" in name and ".trunk." in name:
+            assert torch.equal(value, own[name]), name
+
+
+def test_wrong_targets_and_architectures(data, tmp_path):
+    with pytest.raises(ValueError, match="no list of LoRA targets for bert"):
+        lora_targets("bert")
+    training = build_model(tiny_arguments(data), tmp_path)
+    with pytest.raises(ValueError, match="No modules were targeted"):
+        add_lora(training.model, LoraArguments(targets="nothing"), base="base")
+    with pytest.raises(ValueError, match="no module of the model matches"):
+        decoder_modules(training.model, "encoder")
+
+
+def test_loading_an_adapter_names_what_is_wrong(tmp_path):
+    training = tiny_model("gfsalnet_saliency", tmp_path)
+    training.save(tmp_path / "adapter")
+    assert load_config(str(tmp_path / "adapter")).model_type == "gfsalnet_saliency"
+    settings = tmp_path / "adapter" / "adapter_config.json"
+    content = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**content, "base_model_name_or_path": str(tmp_path / "gone")}))
+    with pytest.raises(ValueError, match="gone"):
+        load_model(str(tmp_path / "adapter"))
+    settings.write_text(json.dumps(content))
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    state = load_file(weights)
+    state.pop(next(name for name in state if "lora_B" in name))
+    save_file(state, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="missing keys"):
+        load_model(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="is no adapter"):
+        merge_adapter(training.base, tmp_path / "merged")

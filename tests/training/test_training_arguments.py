@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes are read strictly, and single settings change them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from video_saliency.training.recipe_files import changed, make_arguments, merged, read_recipe
+from video_saliency.training.training_arguments import TrainingArguments
+
+
+def test_defaults_and_round_trip():
+    arguments = make_arguments({})
+    assert arguments == TrainingArguments()
+    assert make_arguments(json.loads(json.dumps(arguments.to_dict()))) == arguments
+
+
+def test_sections_become_dataclasses():
+    arguments = make_arguments(
+        {
+            "data": {"train": [{"dataset": "dhf1k", "split": "train"}], "windows": "all"},
+            "optimizer": {"learning_rate": 1, "groups": [{"pattern": "lora_", "learning_rate": 1e-4}]},
+            "loop": {"steps": None, "average_decay": 0.99},
+        }
+    )
+    assert arguments.data.train[0].dataset == "dhf1k"
+    assert arguments.optimizer.groups[0].learning_rate == 1e-4
+    assert isinstance(arguments.optimizer.learning_rate, float)
+    assert arguments.loop.average_decay == 0.99
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"loop": {"epoch": 3}}, "loop.epoch is unknown: choose from .*epochs"),
+        ({"model": {"config": 3}}, "model.config must be"),
+        ({"loop": {"epochs": "3"}}, "loop.epochs must be a whole number, got '3'"),
+        ({"loop": {"epochs": True}}, "loop.epochs must be a whole number"),
+        ({"loop": {"precision": "fp16"}}, "loop.precision must be one of no, bf16, got 'fp16'"),
+        ({"data": {"train": [{"split": "train"}]}}, r"data.train\[0\] is incomplete.*dataset"),
+        ({"data": {"train": "dhf1k"}}, "data.train must be"),
+        ({"loop": {"batch_size": 0}}, "loop.batch_size must be at least 1, got 0"),
+        ({"data": {"windows": "some"}}, "data.windows must be at least 1, or 'all'"),
+        ({"validation": {"select_by": "emd"}}, "validation.select_by must be loss or one of"),
+        ({"optimizer": []}, "optimizer must be a mapping"),
+    ],
+)
+def test_wrong_values_name_their_place(content, message):
+    with pytest.raises(ValueError, match=message):
+        make_arguments(content)
+
+
+def test_recipe_files(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("optimizer: {learning_rate: 1e-4}\nloop: {epochs: 3, seed: 1}\nsmoke: {loop: {steps: 2}}\n")
+    assert read_recipe(path) == {"optimizer": {"learning_rate": 1e-4}, "loop": {"epochs": 3, "seed": 1}}
+    assert read_recipe(path, smoke=True)["loop"] == {"epochs": 3, "seed": 1, "steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("loop: {", "is not a YAML file"), ("- 1", "sections of a recipe"), ("loop: {}", "no section `smoke`")],
+)
+def test_damaged_recipe_files(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_recipe(path, smoke=True)
+
+
+def test_merging():
+    assert merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2]}) == {"a": {"b": 1, "c": 3}, "d": [2]}
+    assert merged({"a": {"b": 1}}, {"a": {}}) == {"a": {}}
+    assert merged({}, {"a": {"b": 1}}) == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("loop.epochs=3", {"loop": {"epochs": 3, "seed": 1}}),
+        ("loop.seed=1e-3", {"loop": {"seed": 1e-3}}),
+        (
+            "model.config.window={num_frames: 2}",
+            {"loop": {"seed": 1}, "model": {"config": {"window": {"num_frames": 2}}}},
+        ),
+        ("title=", {"loop": {"seed": 1}, "title": None}),
+    ],
+)
+def test_single_settings(setting, expected):
+    assert changed({"loop": {"seed": 1}}, setting) == expected
+
+
+@pytest.mark.parametrize("setting", ["loop.epochs", "=3", "a={"])
+def test_wrong_settings(setting):
+    with pytest.raises(ValueError, match=r"loop.epochs=3|is not YAML"):
+        changed({}, setting)

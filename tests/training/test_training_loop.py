@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run survives being killed, equals itself over processes, and says why it stops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_factory import in_fork, in_two_processes, losses, run, tiny_arguments, with_validation
+
+from video_saliency.training import launch_checks
+from video_saliency.training.callbacks import TrainerCallback
+from video_saliency.training.launch_checks import check_processes, processes_asked_for
+from video_saliency.training.training_checkpoints import TrainingError
+from video_saliency.training.training_loop import Trainer, memory_advice, remedy_for_memory
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+class KillAt(TrainerCallback):
+    """Ends its process at a step as the kernel would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, trainer, values):
+        if trainer.state.step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "loop": {"average_decay": 0.9},
+            "optimizer": {"schedule": "cosine", "warmup": 2, "max_grad_norm": 1.0},
+            "data": {"workers": 1},
+        },
+    ],
+    ids=["plain", "average, schedule, worker"],
+)
+def test_a_killed_run_goes_on_with_the_same_losses(data, tmp_path, changes):
+    arguments = tiny_arguments(data, **changes)
+    run(arguments, tmp_path / "unbroken")
+    killed = tmp_path / "killed"
+    code = in_fork(lambda: Trainer(arguments, killed, callbacks=[KillAt(5)]).train())
+    assert code == -signal.SIGKILL
+    assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
+
+    run(arguments, killed)
+
+    assert len(losses(killed)) == 6
+    assert losses(killed) == losses(tmp_path / "unbroken")
+    expected, found = weights(tmp_path / "unbroken"), weights(killed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(data, tmp_path, monkeypatch):
+    arguments = tiny_arguments(data)
+
+    def die_in_the_middle(self, folder):
+        Path(folder, "model.safetensors").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run_and_die():
+        trainer = Trainer(arguments, tmp_path)
+        save = trainer.accelerator.save_state
+        trainer.accelerator.save_state = lambda folder: (
+            save(folder) if trainer.state.step < 4 else die_in_the_middle(trainer, folder)
+        )
+        trainer.train()
+
+    assert in_fork(run_and_die) == -signal.SIGKILL
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step-00000002", ".step-00000004.tmp"}
+    run(arguments, tmp_path)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step-00000004", "step-00000006"}
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_two_processes_equal_one_with_twice_the_accumulation(data, tmp_path):
+    alone = tiny_arguments(data, loop={"accumulation": 4})
+    together = tiny_arguments(data, loop={"accumulation": 2, "num_processes": 2})
+    run(alone, tmp_path / "one")
+
+    def stopped_at_four():
+        with contextlib.suppress(KeyboardInterrupt):
+            Trainer(together, tmp_path / "two", callbacks=[StopAt(4)]).train()
+
+    in_two_processes(stopped_at_four)
+    assert list(losses(tmp_path / "two")) == [1, 2, 3]
+    in_two_processes(lambda: Trainer(together, tmp_path / "two").train())
+    in_two_processes(lambda: Trainer(together, tmp_path / "two again").train())
+
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert two == losses(tmp_path / "two again")  # a run that goes on is exact with two processes as well
+    assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
+    assert list(two.values()) == pytest.approx(list(one.values()), abs=1e-5)
+    assert two[6] != two[1]
+
+
+class StopAt(TrainerCallback):
+    """Ends a run in all processes at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, trainer, values):
+        if trainer.state.step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_only_the_newest_checkpoints_are_kept(data, tmp_path):
+    arguments = tiny_arguments(data, record={"checkpoint_every": 1, "checkpoint_limit": 3})
+    run(arguments, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000004", "step-00000005", "step-00000006"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it_whole(data, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class FullDisk(TrainerCallback):
+        def on_step(self, trainer, values):
+            if trainer.state.step == 3:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+
+    arguments = tiny_arguments(data)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(TrainingError, match="disk is full.*run the same command again"):
+            run(arguments, tmp_path, callbacks=[FullDisk()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    run(arguments, tmp_path)
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_loss_that_is_no_number_names_the_batch(data, tmp_path):
+    class Poison(TrainerCallback):
+        def on_step(self, trainer, values):
+            if trainer.state.step == 3:
+                with torch.no_grad():
+                    next(trainer.training.model.parameters()).fill_(torch.nan)
+
+    with pytest.raises(TrainingError, match=r"step 4 .*nan for folder/clip_\d frames \d+\.\.\d+.*step 2"):
+        run(tiny_arguments(data), tmp_path, callbacks=[Poison()])
+
+
+def test_another_recipe_in_the_same_folder_is_refused(data, tmp_path):
+    run(tiny_arguments(data, loop={"steps": 2}), tmp_path)
+    with pytest.raises(ValueError, match=r"other settings \(optimizer.learning_rate\)"):
+        run(tiny_arguments(data, loop={"steps": 2}, optimizer={"learning_rate": 1e-5}), tmp_path)
+
+
+def test_settings_that_do_not_change_the_losses_may_change(data, tmp_path):
+    run(tiny_arguments(data, loop={"steps": 2}), tmp_path)
+    trainer = run(tiny_arguments(data, loop={"steps": 2}, record={"checkpoint_limit": 1}), tmp_path)
+    assert trainer.state.step == 2
+
+
+def test_early_stopping_and_the_best_models(data, tmp_path):
+    arguments = tiny_arguments(
+        data,
+        data=with_validation(data),
+        optimizer={"learning_rate": 0.0},
+        validation={"every": 1, "unit": "steps", "patience": 2, "keep_best": 2, "sample_maps": 1},
+    )
+    trainer = run(arguments, tmp_path)
+    # with a rate of 0 nothing gets better but by the statistics of the batches
+    assert trainer.state.is_stopped or trainer.state.step == 6
+    kept = sorted(path.name for path in (tmp_path / "best").iterdir())
+    assert kept == sorted(f"step-{int(step):08d}" for _, step in trainer.state.best)
+    assert len(kept) == 2
+    best = load_file(tmp_path / "best" / f"step-{int(trainer.state.best[0][1]):08d}" / "model.safetensors")
+    assert all(torch.equal(best[name], value) for name, value in weights(tmp_path).items())
+    pictures = list((tmp_path / "samples").rglob("*.png"))
+    assert len(pictures) == trainer.state.step
+
+
+def test_training_learns(data, tmp_path):
+    arguments = tiny_arguments(
+        data,
+        data={**with_validation(data), "augmentation": "flip"},
+        loop={"steps": 60, "accumulation": 2},
+        optimizer={"learning_rate": 1e-2},
+        validation={"every": 0},
+        record={"checkpoint_every": 1000},
+    )
+    trainer = run(arguments, tmp_path)
+    values = list(losses(tmp_path).values())
+    assert sum(values[-10:]) < 0.8 * sum(values[:10])
+    assert trainer.state.scores["cc"] > 0.2
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"activation_checkpointing": True}])
+def test_options_of_the_loop(data, tmp_path, changes):
+    trainer = run(tiny_arguments(data, loop={**changes, "steps": 2}), tmp_path)
+    run(tiny_arguments(data, loop={"steps": 2}), tmp_path / "plain")
+    assert list(losses(tmp_path).values()) == pytest.approx(list(losses(tmp_path / "plain").values()), rel=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.training.model.parameters())
+
+
+def test_seeds_reproduce(data, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(tiny_arguments(data, loop={"steps": 2, "seed": seed}), tmp_path / name)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+def test_memory_errors_name_the_setting_to_lower(data):
+    arguments = tiny_arguments(data, loop={"batch_size": 4, "accumulation": 3})
+    with (
+        pytest.raises(
+            TrainingError, match="lower loop.batch_size from 4 to 2 and raise loop.accumulation from 3 to 6"
+        ),
+        remedy_for_memory(arguments),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with (
+        pytest.raises(TrainingError, match="activation_checkpointing=true"),
+        remedy_for_memory(tiny_arguments(data)),
+    ):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+    with pytest.raises(RuntimeError, match="another error"), remedy_for_memory(arguments):
+        raise RuntimeError("another error")
+    smallest = tiny_arguments(data, loop={"activation_checkpointing": True, "precision": "bf16"})
+    assert "lora.enabled" in memory_advice(smallest)
+
+
+def test_another_number_of_processes_than_asked_for_is_refused():
+    with pytest.raises(ValueError, match="2 processes were asked for and 1 runs.*torchrun"):
+        check_processes(1, wanted=2)
+    assert processes_asked_for() is None
+
+
+def test_accelerate_launch_on_cpus_is_noticed(tmp_path):
+    """Its real command line: it starts one process, whatever is asked for."""
+    script = tmp_path / "script.py"
+    load = f"import runpy; found = runpy.run_path({launch_checks.__file__!r})"
+    script.write_text(f"{load}\nprint('asked', found['processes_asked_for']())\nfound['check_processes'](1)")
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command = [*launch, "--cpu", "--num_processes", "2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert "asked 2" in output.stdout.splitlines(), output.stderr[-2000:]
+    assert output.stdout.count("asked") == 1
+    assert "2 processes were asked for and 1 runs" in output.stderr

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Miniature training runs: a tiny GFSalNet on made-up clips, in this process or in forked ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+import video_saliency  # noqa: F401  # registers the models
+from video_saliency.training.callbacks import read_log
+from video_saliency.training.recipe_files import make_arguments, merged
+from video_saliency.training.smoke_data import write_smoke_clips
+from video_saliency.training.training_arguments import TrainingArguments
+from video_saliency.training.training_loop import Trainer
+
+TINY_ENCODER = {"layer_type": "basic", "embedding_size": 4, "hidden_sizes": [4, 6, 8, 10], "depths": [1, 1, 1, 1]}
+
+
+def clips(folder: Path) -> Path:
+    """Made-up clips in `folder`, once."""
+    return folder if (folder / "splits.json").exists() else write_smoke_clips(folder)
+
+
+def tiny_content(home: Path, /, **changes: Any) -> dict[str, Any]:
+    """Sections of a recipe for a tiny appearance stream on clips of two frames."""
+    root = str(clips(home))
+    content: dict[str, Any] = {
+        "model": {
+            "architecture": "gfsalnet_saliency",
+            "preset": "compact",
+            "config": {"streams": "appearance", "encoder_config": TINY_ENCODER, "window": {"num_frames": 2}},
+            "processor": {"size": {"height": 32, "width": 48}},
+        },
+        "data": {
+            "train": [{"dataset": "folder", "split": "train", "root": root}],
+            "windows": 4,
+            "workers": 0,
+            "augmentation": "plain",
+        },
+        "optimizer": {"learning_rate": 3e-3},
+        "loop": {"steps": 6, "batch_size": 1, "accumulation": 2, "device": "cpu", "seed": 3},
+        "validation": {"sample_maps": 0},
+        "record": {"checkpoint_every": 2, "log_every": 1, "progress_bar": False},
+    }
+    return merged(content, changes)
+
+
+def tiny_arguments(home: Path, /, **changes: Any) -> TrainingArguments:
+    return make_arguments(tiny_content(home, **changes))
+
+
+def with_validation(data: Path) -> dict[str, Any]:
+    """A change that adds validation data."""
+    return {"validation": [{"dataset": "folder", "split": "val", "root": str(clips(data))}], "validation_windows": 2}
+
+
+def reset_accelerate() -> None:
+    """Accelerate keeps its state for the life of a process."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def run(arguments: TrainingArguments, output: Path, **options: Any) -> Trainer:
+    """A whole run in this process."""
+    reset_accelerate()
+    try:
+        trainer = Trainer(arguments, output, **options)
+        trainer.train()
+        trainer.close()
+    finally:
+        reset_accelerate()
+    return trainer
+
+
+def losses(output: Path) -> dict[int, float]:
+    """The logged loss of each step."""
+    return {line["step"]: line["loss"] for line in read_log(output / "log.jsonl") if "loss" in line}
+
+
+def in_fork(function: Callable[[], Any]) -> int:
+    """Runs a function in a forked process and returns its exit code: minus the signal that ended it."""
+
+    def body() -> None:
+        torch.set_num_threads(1)  # the pool of threads does not survive a fork
+        reset_accelerate()
+        function()
+
+    process = multiprocessing.get_context("fork").Process(target=body)
+    process.start()
+    process.join(120)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError("the forked run did not end")
+    return process.exitcode
+
+
+def in_two_processes(function: Callable[[], Any]) -> None:
+    """Runs a function in two forked processes that are joined by gloo; an error in one of them is raised here."""
+    from accelerate import debug_launcher
+
+    def body() -> None:
+        torch.set_num_threads(1)
+        reset_accelerate()
+        function()
+
+    reset_accelerate()
+    debug_launcher(body, num_processes=2)
