@@ -9,7 +9,7 @@ DEMO_CLIP := examples/friday.mp4
 DEMO_OUTPUT := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench card quality style wheel clean
+.PHONY: help install demo picture test test-slow test-parity test-browser bench card cards quality style wheel release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,11 +25,20 @@ install: $(STAMP) ## make the environment in .venv
 demo: $(STAMP) ## predict the example clip with the embedded model: overlay video, contact sheet, CSV
 	$(BIN)/video-saliency predict $(DEMO_CLIP) --output $(DEMO_OUTPUT) --save overlay,sheet,csv
 
+picture: demo ## renew the picture in the README from the demo's contact sheet
+	$(BIN)/python examples/make_picture.py $(DEMO_OUTPUT)/friday/sheet.png examples/friday_sheet.jpg
+
 test: $(STAMP) ## the whole default test run
 	$(BIN)/python -m pytest -q
 
 test-slow: $(STAMP) ## the tests marked slow
 	$(BIN)/python -m pytest -q -m slow
+
+test-parity: $(STAMP) ## full-size SalFoM against tensors of the published code: a minute or two, 4 GB
+	$(BIN)/python -m pytest -q -m slow tests/models/test_modeling_salfom.py
+
+test-browser: $(STAMP) ## drive the Space in Chromium; fails where none is installed
+	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest -q tests/browser
 
 bench: $(STAMP) ## measure import, speed by stage and memory; prints ratios from one run
 	$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks
@@ -37,6 +46,9 @@ bench: $(STAMP) ## measure import, speed by stage and memory; prints ratios from
 card: $(STAMP) ## measure the speed of the embedded model and write its card again
 	SPEED_JSON=src/video_saliency/default_model/speed.json $(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks/test_speed.py
 	$(BIN)/python examples/train_default_model.py --card-only --output src/video_saliency/default_model
+
+cards: $(STAMP) ## write the model cards and the README's tables from configurations and score files
+	$(BIN)/python hub_scripts/make_cards.py
 
 quality: $(STAMP) ## lint, format check, type check
 	$(BIN)/ruff check .
@@ -50,6 +62,18 @@ style: $(STAMP) ## format and fix what can be fixed
 wheel: $(STAMP) ## build the wheel into dist/
 	rm -rf build dist
 	$(BIN)/python -m build -q --wheel
+
+release: test quality cards wheel ## check everything that a release sends; sends nothing itself
+	git diff --exit-code model_cards README.md # cards must be those of this state
+	rm -rf build/release && $(PYTHON) -m venv build/release/venv
+	build/release/venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/release && venv/bin/video-saliency predict ../../$(DEMO_CLIP) --output out --save overlay,maps,png,csv,sheet
+	cd build/release && venv/bin/python ../../.ci/check_outputs.py out/friday ../../src
+	$(BIN)/python hub_scripts/export_model.py --output build/release/model --self-contained
+	$(BIN)/python hub_scripts/push_model.py build/release/model --repo ORG/video-saliency-default
+	$(BIN)/python hub_scripts/push_space.py --repo ORG/video-saliency
+	$(BIN)/python hub_scripts/push_metric.py --repo ORG/video_saliency_metrics
+	@echo "ready: see Releasing in CONTRIBUTING.md for what to send, and in which order"
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist $(DEMO_OUTPUT) .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

@@ -1,35 +1,197 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exported repository loads and gives equal maps."""
+"""Exported repositories: plain, self-contained and sharded, and what saving them again leaves."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import pipeline
+from hub_server import TOKEN, HubServer
+from huggingface_hub import HfApi, ModelCard
+from small_repositories import SMALL_SYSTEMS, make_clip_array, save_small_model
+from transformers import AutoModel, AutoProcessor, pipeline
 
 from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.models.auto import MODEL_FOR_VIDEO_SALIENCY_MAPPING
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "hub_scripts"))
+SCRIPTS = Path(__file__).parent.parent / "hub_scripts"
+sys.path.insert(0, str(SCRIPTS))
 
-from export_model import main  # noqa: E402
+import flatten_code  # noqa: E402
+import make_cards  # noqa: E402
+from export_model import export_model, main  # noqa: E402
+from push_files import push  # noqa: E402
+from repository_files import model_files  # noqa: E402
+
+PLAIN = {"LICENSE", "NOTICE.md", "README.md", "config.json", "model.safetensors", "processor_config.json"}
 
 
-def test_exported_repository_gives_equal_maps(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory) -> dict[str, Path]:
+    """Self-contained repositories of every system (small, random weights) and of the embedded default."""
+    folder = tmp_path_factory.mktemp("repositories")
+    exported = {"default": folder / "default"}
+    export_model(DEFAULT_MODEL, exported["default"], self_contained=True)
+    for name in SMALL_SYSTEMS:
+        save_small_model(name, folder / f"{name}-small")
+        exported[name] = folder / name
+        export_model(str(folder / f"{name}-small"), exported[name], self_contained=True)
+    return exported
+
+
+def test_every_registered_model_is_exported_here():
+    assert {config.model_type for config in MODEL_FOR_VIDEO_SALIENCY_MAPPING} == {
+        make_model()[0].config.model_type for make_model in SMALL_SYSTEMS.values()
+    }
+
+
+def test_plain_repository_gives_equal_maps(tmp_path, capsys):
     assert main(["--output", str(tmp_path / "repo")]) == 0
     names = {path.name for path in (tmp_path / "repo").iterdir()}
-    assert names == {"README.md", "config.json", "model.safetensors", "processor_config.json"}
+    assert names == PLAIN | {"scores.json", "speed.json"}
     printed = capsys.readouterr().out
     assert all(name in printed for name in names)
-    clip = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
+    stored = Path(DEFAULT_MODEL, "model.safetensors").read_bytes()
+    assert (tmp_path / "repo" / "model.safetensors").read_bytes() == stored, "it must not grow to float32"
+    assert [file.path for file in model_files(tmp_path / "repo")] == sorted(names)
+    clip = make_clip_array()
     exported, default = (
         pipeline("video-saliency", model=str(folder), device="cpu")(clip)["saliency_maps"]
         for folder in (tmp_path / "repo", DEFAULT_MODEL)
     )
     assert torch.equal(exported, default)
+
+
+def test_large_weights_are_sharded(tmp_path):
+    save_small_model("gfsalnet", tmp_path / "small")
+    files = export_model(str(tmp_path / "small"), tmp_path / "repo", max_shard_size="20KB")
+    shards = [path.name for path in files if path.suffix == ".safetensors"]
+    assert len(shards) > 2
+    index = json.loads((tmp_path / "repo" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == set(shards)
+    small, sharded = (AutoModel.from_pretrained(tmp_path / name) for name in ("small", "repo"))
+    expected = small.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in sharded.state_dict().items())
+    model_files(tmp_path / "repo")
+    (tmp_path / "repo" / shards[0]).unlink()
+    with pytest.raises(ValueError, match=f"{shards[0]} is missing"):
+        model_files(tmp_path / "repo")
+
+
+WITHOUT_PACKAGE = """
+import sys
+sys.modules["video_saliency"] = None  # importing it raises ImportError
+import json, torch
+from transformers import AutoModel, AutoProcessor, pipeline
+clip = torch.load({clip!r}, weights_only=True)
+trusted = {{"trust_remote_code": True}}
+
+def same(pipe):
+    assert torch.equal(pipe(clip)["saliency_maps"], maps), name
+
+for name, repository in json.loads({repositories!r}).items():
+    again = {again!r} + "/" + name
+    model = AutoModel.from_pretrained(repository, **trusted).eval()
+    processor = AutoProcessor.from_pretrained(repository, **trusted)
+    assert type(model).__module__.startswith("transformers_modules"), type(model)
+    pipe = pipeline("video-saliency", model=repository, device="cpu", **trusted)
+    maps = pipe(clip)["saliency_maps"]
+    torch.save(maps, again + ".pt")
+    same(type(pipe)(model=model, processor=processor, device=torch.device("cpu")))
+    if "/" in name:
+        continue
+    model.save_pretrained(again)
+    processor.save_pretrained(again)
+    same(pipeline(model=again, device="cpu", **trusted))  # also finds the task
+"""
+
+
+def run_without_package(code: str, tmp_path: Path, **environment: str) -> None:
+    variables = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", **environment}
+    for name in ("PYTHONPATH", "HF_HUB_OFFLINE"):
+        variables.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_self_contained_repositories_load_without_the_package(repositories, tmp_path, monkeypatch):
+    clip = torch.from_numpy(make_clip_array())
+    torch.save(clip, tmp_path / "clip.pt")
+    names = {name: str(folder) for name, folder in repositories.items()}
+    (tmp_path / "again" / "org").mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with HubServer() as hub:
+        api = HfApi(endpoint=hub.url, token=TOKEN)
+        for name, folder in list(repositories.items()):
+            push(api, folder, model_files(folder), f"org/{name}", repo_type="model", public=True)
+            names[f"org/{name}"] = f"org/{name}"
+        code = WITHOUT_PACKAGE.format(
+            clip=str(tmp_path / "clip.pt"), repositories=json.dumps(names), again=str(tmp_path / "again")
+        )
+        run_without_package(code, tmp_path, HF_ENDPOINT=hub.url)
+    for name, folder in repositories.items():
+        expected = pipeline("video-saliency", model=str(folder), device="cpu")(clip)["saliency_maps"]
+        for way in (name, f"org/{name}"):
+            maps = torch.load(tmp_path / "again" / f"{way}.pt", weights_only=True)
+            assert torch.equal(maps, expected), way
+        # what was saved without the package is as complete as what was exported
+        code_files = {path.name for path in folder.glob("*.py")}
+        assert {path.name for path in (tmp_path / "again" / name).glob("*.py")} == code_files
+
+
+def test_saving_again_with_the_package_leaves_a_plain_repository(repositories, tmp_path):
+    clip = make_clip_array()
+    for name, folder in repositories.items():
+        model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+        assert type(model).__module__.startswith("video_saliency.")
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        for file in ("config.json", "processor_config.json"):
+            assert not {"auto_map", "custom_pipelines"} & set(json.loads((tmp_path / name / file).read_text()))
+        assert not list((tmp_path / name).glob("*.py"))
+        again, first = (
+            pipeline("video-saliency", model=str(path), device="cpu")(clip)["saliency_maps"]
+            for path in (tmp_path / name, folder)
+        )
+        assert torch.equal(again, first)
+
+
+def test_a_converted_model_keeps_the_record_of_its_weights(tmp_path):
+    save_small_model("gfsalnet", tmp_path / "converted")
+    source = {"title": "A trunk", "file": "trunk.pth", "sha256": "ab" * 32, "licence": "cc-by-nc-sa-4.0"}
+    record = {"sources": {"backbone": source | {"terms": "Non-commercial use only."}}}
+    (tmp_path / "converted" / "conversion.json").write_text(json.dumps(record))
+    (tmp_path / "converted" / "README.md").write_text("# gfsalnet_saliency, converted weights\n")
+    names = {path.name for path in export_model(str(tmp_path / "converted"), tmp_path / "repo")}
+    assert names == PLAIN | {"conversion.json"}
+    for name in ("README.md", "NOTICE.md"):
+        text = (tmp_path / "repo" / name).read_text()
+        assert "`trunk.pth`" in text and "Non-commercial use only." in text
+    assert "## Limits and biases" in (tmp_path / "repo" / "README.md").read_text()
+
+
+def test_exporting_again_as_plain_leaves_no_code(repositories, tmp_path):
+    files = {path.name for path in export_model(str(repositories["gfsalnet"]), tmp_path / "plain")}
+    assert files == PLAIN
+    assert "auto_map" not in (tmp_path / "plain" / "config.json").read_text()
+
+
+def test_files_of_a_self_contained_repository(repositories):
+    for name, folder in repositories.items():
+        names = {file.path for file in model_files(folder)}
+        assert {"pipeline_video_saliency.py", "processing_video_saliency.py", "windows.py"} <= names
+        system = "gfsalnet" if name == "default" else name
+        assert {other for other in SMALL_SYSTEMS if f"modeling_{other}.py" in names} == {system}
+        assert "trust_remote_code=True" in (folder / "README.md").read_text()
+        assert "Apache License" in (folder / "LICENSE").read_text()
+        for path in folder.glob("*.py"):
+            assert "from video_saliency" not in path.read_text().replace(">>> from video_saliency", ""), path
 
 
 @pytest.mark.parametrize("arguments", [[], ["--model", "/nonexistent-model-folder"]])
@@ -40,3 +202,51 @@ def test_wrong_use_is_told(tmp_path, capsys, arguments):
     assert main(["--output", str(output), *arguments]) == 2
     assert "error: " in capsys.readouterr().err
     assert (tmp_path / "old" / "file").read_text() == "stays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import video_saliency.windows\n", "write 'from video_saliency"),
+        ("from video_saliency.metrics import nss\n", "not from a package"),
+        ("from . import windows\n", "absolute import"),
+        ("import scipy\n", "scipy, which is optional"),
+        ('"""A line\nfrom .windows import this\n"""\n', "reads like a relative import"),
+    ],
+)
+def test_code_that_cannot_be_flattened_is_refused(tmp_path, monkeypatch, text, message):
+    (tmp_path / "strange_module.py").write_text(f"{text}from __future__ import annotations\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        flatten_code.flatten(["strange_module"], companions_of="strange_module", companions={})
+
+
+def test_cards_are_those_of_the_configurations(tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    readme.write_text((SCRIPTS.parent / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    assert make_cards.main(["--output", str(tmp_path), "--readme", str(readme)]) == 0
+    for name, facts in make_cards.systems().items():
+        card = ModelCard.load(tmp_path / f"{name}.md")
+        stored = SCRIPTS.parent / "model_cards" / "cards" / f"{name}.md"
+        assert str(card) == stored.read_text(encoding="utf-8"), "run make cards"
+        assert card.data.library_name == "transformers"
+        assert card.data.eval_results is None, "nothing was measured, so nothing may be claimed"
+        for heading in ("Inputs", "Weights and licences", "Scores", "Limits and biases", "Citation"):
+            assert f"## {heading}\n" in card.text
+        assert facts["title"] in card.text
+    assert readme.read_text() == (SCRIPTS.parent / "README.md").read_text(encoding="utf-8"), "run make cards"
+
+
+def test_measured_scores_enter_the_front_matter(tmp_path, monkeypatch):
+    name, facts = next(iter(make_cards.systems().items()))
+    (tmp_path / "model_index.yaml").write_text(
+        "model-index:\n- name: x\n  results:\n  - task: {type: video-saliency}\n"
+        "    dataset: {name: DHF1K, type: dhf1k, split: val}\n"
+        "    metrics: [{type: nss, value: 2.5, name: NSS, args: protocol dhf1k}]\n"
+    )
+    measured = [{"folder": str(tmp_path), "command": "video-saliency score --predictions x"}]
+    card = ModelCard(make_cards.make_card(name, {**facts, "measured": measured}))
+    assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [("nss", 2.5)]
+    assert "video-saliency score --predictions x" in card.text
+    assert np.isclose(float(card.data.eval_results[0].metric_value), 2.5)

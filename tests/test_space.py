@@ -1,49 +1,244 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Space's function and page, without a browser."""
+"""The Space without a browser: what it does with a clip, its page, its front matter, and eight visitors at once."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
+import shutil
+import sys
+import types
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-from video_factory import make_clip
+import torch
+import yaml
+from huggingface_hub import SpaceCardData
+from small_repositories import save_small_model
+from space_server import EXAMPLE_CLIP, SpaceServer
+from tiny_models import tiny_dtfsal
+from video_factory import cut_file, make_clip
 
+from video_saliency.map_io import read_map_shards
+from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.video_io import probe, read_frames
 
-APP = Path(__file__).parent.parent / "spaces" / "video_saliency" / "app.py"
+gradio = pytest.importorskip("gradio", reason="the Space needs the extra `demo`")
+SPACE = Path(__file__).parent.parent / "spaces" / "video-saliency"
+sys.path.insert(0, str(SPACE))
+
+from prediction import Limits, predict_clip  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def app():
-    pytest.importorskip("gradio", reason="the Space needs the extra `demo`")
-    spec = importlib.util.spec_from_file_location("space_app", APP)
+def model(tmp_path_factory) -> Path:
+    return save_small_model("gfsalnet", tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="module")
+def predictor(model) -> VideoSaliencyPredictor:
+    return VideoSaliencyPredictor.from_pretrained(str(model), device="cpu")
+
+
+def load_app(name: str = "space_app") -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SPACE / "app.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_predict_keeps_frames_and_sound(app, tmp_path):
+@pytest.fixture(scope="module")
+def app() -> types.ModuleType:
+    return load_app()
+
+
+def test_results_of_a_clip(predictor, tmp_path):
     clip = make_clip(tmp_path / "clip.mp4", num_frames=5, audio="aac")
-    shares = []
-    path, sheet, text = app.predict(str(clip), shares.append)
-    assert len(list(read_frames(path))) == 5
-    assert probe(path).has_audio
-    assert sheet.width > 100
-    assert "5 frames" in text
-    assert shares[-1] == 1
+    (tmp_path / "out").mkdir()
+    told = []
+    result = predict_clip(clip, predictor, tmp_path / "out", tell=lambda *progress: told.append(progress))
+    assert told == [(count, 5) for count in range(1, 6)]
+    assert len(list(read_frames(result.overlay))) == 5
+    assert probe(result.overlay).has_audio
+    assert len(result.csv.read_text().splitlines()) == 6
+    expected = [frame.model_map for frame in predictor.stream(clip)]
+    with zipfile.ZipFile(result.maps) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    for index, _, saliency_map in read_map_shards(tmp_path / "unpacked"):
+        assert torch.equal(torch.from_numpy(saliency_map), expected[index])
+        assert np.array_equal(result.map_of_frame(index), saliency_map)
+    assert result.notes == ["5 frames of 64 x 48 pixels, sound: copied."]
 
 
-def test_wrong_input_becomes_a_message(app, tmp_path):
-    import gradio as gr
+def test_a_model_that_listens_gets_the_sound_on_request(tmp_path):
+    predictor = VideoSaliencyPredictor(*tiny_dtfsal(), device="cpu")
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=4, audio="aac")
+    results = []
+    for hears in (False, True):
+        (tmp_path / f"out-{hears}").mkdir()
+        results.append(predict_clip(clip, predictor, tmp_path / f"out-{hears}", hears=hears).map_of_frame(2))
+        expected = list(predictor.stream(clip, audio="on" if hears else "off"))[2].model_map.numpy()
+        assert np.array_equal(results[-1], expected)
+    assert not np.array_equal(*results)
 
-    with pytest.raises(gr.Error, match="upload a video"):
-        app.on_click(None)
+
+def test_maps_in_several_shards_are_found(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr("prediction.MapShardWriter.__init__.__kwdefaults__", {"max_shard_bytes": 30_000})
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=9)
+    (tmp_path / "out").mkdir()
+    result = predict_clip(clip, predictor, tmp_path / "out")
+    assert len(result.shards) > 2
+    for frame in predictor.stream(clip):
+        assert np.array_equal(result.map_of_frame(frame.frame_index), frame.model_map.numpy())
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"seconds": 0.3}, "lasts 0 seconds. Please cut it"),
+        ({"frames": 11}, "has 12 frames. Please cut it"),
+        ({"long_side": 63}, "has 64 x 48 pixels. Please scale it down to 63"),
+        ({"megabytes": 0.001}, "Please keep it below 0.001 MB"),
+    ],
+)
+def test_limits_are_told(predictor, tmp_path, limits, message):
+    clip = make_clip(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match=message):
+        predict_clip(clip, predictor, tmp_path, limits=Limits(**limits))
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_recording_that_does_not_tell_its_length_is_cut(predictor, tmp_path, monkeypatch):
+    clip = make_clip(tmp_path / "clip.mp4")
+    info = probe(clip)
+    unknown = type(info)(**{**info.__dict__, "duration_s": None, "num_frames": None})
+    monkeypatch.setattr("prediction.probe", lambda path: unknown)
+    (tmp_path / "out").mkdir()
+    result = predict_clip(clip, predictor, tmp_path / "out", limits=Limits(seconds=0.2))
+    assert len(result.times) == 6  # 0 to 0.2 s at 25 frames a second
+    assert "Only the first 0.2 seconds were used." in result.notes
+    assert len(list(read_frames(result.overlay))) == 6
+
+
+def test_a_truncated_clip_gives_its_frames(predictor, tmp_path):
+    clip = cut_file(make_clip(tmp_path / "clip.mkv", num_frames=40), 0.6)
+    (tmp_path / "out").mkdir()
+    result = predict_clip(clip, predictor, tmp_path / "out")
+    assert 0 < len(result.times) < 40
+    assert any("ends early" in note for note in result.notes)
+
+
+def test_wrong_input_becomes_a_message_and_leaves_no_file(app, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    label = next(iter(app.MODELS))
+    with pytest.raises(gradio.Error, match="upload or record"):
+        app.predict(None, label, False, None)
     (tmp_path / "text.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(gr.Error, match="not a video"):
-        app.on_click(str(tmp_path / "text.mp4"))
+    with pytest.raises(gradio.Error, match="not a video"):
+        app.predict(str(tmp_path / "text.mp4"), label, False, None)
+    with pytest.raises(gradio.Error, match="no model 'other'"):
+        app.predict(str(tmp_path / "text.mp4"), "other", False, None)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_results_are_removed_with_the_next_clip_and_when_the_visitor_is_gone(app, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    clip, label = str(make_clip(tmp_path / "clip.mp4", num_frames=2)), next(iter(app.MODELS))
+    first = app.predict(clip, label, False, None)[9]
+    second = app.predict(clip, label, False, first)[9]
+    assert not first.overlay.exists() and second.overlay.exists()
+    state = next(block for block in app.demo.blocks.values() if isinstance(block, gradio.State))
+    assert state.time_to_live == app.KEPT_SECONDS
+    state.delete_callback(second)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_page_has_the_parts_that_it_names(app):
     ids = {block.elem_id for block in app.demo.blocks.values()}
-    assert {"video-in", "video-out", "predict", "sheet", "info"} <= ids
+    assert {"clip", "overlay", "predict", "model", "sound", "curve", "frame", "raw-map", "maps", "table"} <= ids
+    video = next(block for block in app.demo.blocks.values() if block.elem_id == "clip")
+    assert video.sources == ["upload", "webcam"]
+    assert Path(app.example_clip()).read_bytes() == EXAMPLE_CLIP.read_bytes()
+    assert app.listens(next(iter(app.MODELS))).interactive is False
+    assert app.show_frame(None, 3)[0] is None
+
+
+def test_other_models_by_environment(monkeypatch, model):
+    monkeypatch.setenv("VIDEO_SALIENCY_MODELS", f"Small={model};")
+    app = load_app("space_app_with_models")
+    assert list(app.MODELS)[1:] == ["Small"]
+    assert app.predictor_of("Small").model.num_parameters() < 1_000_000
+    assert app.predictor_of("Small") is app.predictor_of("Small")
+    monkeypatch.setenv("VIDEO_SALIENCY_MODELS", "nonsense")
+    with pytest.raises(ValueError, match="LABEL=FOLDER_OR_ID"):
+        load_app("space_app_with_wrong_models")
+
+
+def test_zero_gpu_gets_all_models_at_start_and_borrows_a_gpu(monkeypatch, model):
+    """As on the Hub's ZeroGPU hardware, whose package `spaces` is stood in for by what the page uses of it."""
+    borrowed = []
+
+    def gpu(duration):
+        def decorate(function):
+            borrowed.append((function.__name__, duration))
+            return function
+
+        return decorate
+
+    monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=gpu))
+    monkeypatch.setenv("VIDEO_SALIENCY_MODELS", f"Small={model}")
+    app = load_app("space_app_on_zero_gpu")
+    assert borrowed == [("predict", 120)]
+    assert app.predictor_of.cache_info().currsize == 2
+
+
+def test_front_matter_and_requirements_are_those_of_a_space():
+    front_matter = re.match(r"---\n(.*?)\n---\n", (SPACE / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    fields = yaml.safe_load(front_matter.group(1))
+    card = SpaceCardData(**fields)
+    assert card.sdk == "gradio" and (SPACE / card.app_file).is_file()
+    assert card.sdk_version == gradio.__version__, "the Space is tested with the version it asks for"
+    assert len(card.short_description) <= 60, "the Hub's limit"
+    assert {line.split(">")[0] for line in (SPACE / "requirements.txt").read_text().split()} == {
+        "video-saliency",
+        "torch",
+    }
+
+
+def test_eight_clips_at_once_and_one_of_them_broken(predictor, model, tmp_path):
+    """Each comes back with its own maps; the broken one with its own message."""
+    client_api = pytest.importorskip("gradio_client")
+    clips = [make_clip(tmp_path / f"{count}.mp4", num_frames=count, audio="aac") for count in range(5, 12)]
+    clips.insert(3, tmp_path / "broken.mp4")
+    clips[3].write_bytes(b"no video" * 100)
+
+    with SpaceServer(VIDEO_SALIENCY_MODELS=f"Small={model}") as server:
+
+        def send(clip: Path) -> tuple[str, int, str]:
+            client = client_api.Client(server.url, verbose=False, download_files=str(tmp_path / f"got-{clip.stem}"))
+            try:
+                answer = client.predict(client_api.handle_file(str(clip)), "Small", False, api_name="/predict")
+            except client_api.exceptions.AppError as error:
+                return clip.stem, 0, str(error)
+            overlay = answer[0]["video"] if isinstance(answer[0], dict) else answer[0]
+            archive = next(part for part in answer if isinstance(part, str) and part.endswith("maps.zip"))
+            shutil.unpack_archive(archive, tmp_path / f"maps-{clip.stem}")
+            return clip.stem, len(list(read_frames(overlay))), overlay
+
+        with ThreadPoolExecutor(8) as threads:
+            answers = {name: (count, more) for name, count, more in threads.map(send, clips)}
+        log = server.log.read_text()
+        assert "Traceback" not in log, log
+    assert "not a video" in answers.pop("broken")[1]
+    for name, (count, overlay) in answers.items():
+        assert count == int(name) == probe(overlay).num_frames
+        expected = [frame.model_map for frame in predictor.stream(tmp_path / f"{name}.mp4")]
+        maps = list(read_map_shards(tmp_path / f"maps-{name}"))
+        assert len(maps) == count
+        for index, _, saliency_map in maps:
+            torch.testing.assert_close(torch.from_numpy(saliency_map), expected[index], atol=1e-5, rtol=1e-4)

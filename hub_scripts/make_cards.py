@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a model card for each system, from one template, one file of facts a system, its config and its scores.
+
+    python hub_scripts/make_cards.py [--output model_cards/cards]
+
+Numbers are computed from the default configuration or read from files that a script wrote. The paper's scores never
+enter the front matter's `model-index`: only scores that `video-saliency score` measured do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from transformers import CONFIG_MAPPING
+
+from video_saliency.cli.convert import CONVERTERS
+from video_saliency.cli.info import describe
+from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.loading import load_config, load_processor
+from video_saliency.processing_video_saliency import VideoSaliencyProcessor
+from video_saliency.scoring.leaderboard import LEADERBOARDS
+
+ROOT = Path(__file__).parent.parent
+CARDS = ROOT / "model_cards"
+FACTS = ("model", "window", "describes", "input size", "parameters", "GFLOP a map", "memory", "flow")
+TAGS = ["video-saliency", "saliency", "eye-tracking"]
+TEXTS = ("title", "summary", "inputs", "weights", "convert", "convert_note", "recipe", "limits", "paper")
+METRIC_TITLES = {"nss": "NSS", "cc": "CC", "sim": "SIM", "auc_judd": "AUC-Judd", "sauc": "sAUC", "kld": "KL"}
+
+LOADING_NOTE = """
+## Loading without the package
+
+This repository carries its code. It loads without `video-saliency` (`pip install torch transformers av pillow`), if
+you trust that code: read it first.
+
+```python
+from transformers import pipeline
+
+pipe = pipeline("video-saliency", model="THIS_REPOSITORY", trust_remote_code=True)
+```
+
+Where `video-saliency` is installed and imported, its classes are used instead, and nothing has to be trusted.
+"""
+
+
+def systems() -> dict[str, dict[str, Any]]:
+    """The facts of each system that this package has, by the name of their file."""
+    found = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(CARDS.glob("*.yaml"))}
+    return {name: facts for name, facts in found.items() if facts["model_type"] in CONFIG_MAPPING}
+
+
+def card_of_model(model_type: str) -> str:
+    """The card of the system with this `model_type`. Raises `ValueError` if it has no file of facts."""
+    for name, facts in systems().items():
+        if facts["model_type"] == model_type:
+            return make_card(name, facts)
+    raise ValueError(
+        f"there is no file of facts about {model_type} in {CARDS}: write one, or a README.md of the model"
+    )
+
+
+def make_card(name: str, facts: Mapping[str, Any]) -> str:
+    """The text of a card: front matter and all sections."""
+    results = measured_results(facts)
+    data = ModelCardData(
+        license=facts["licence"],
+        license_name=facts["licence_name"],
+        license_link="NOTICE.md",
+        library_name="transformers",
+        base_model=facts["base_model"],
+        tags=TAGS,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=facts["title"] if results else None,
+        eval_results=results or None,
+    )
+    columns, rows = paper_scores(facts["leaderboard"], facts["rows"])
+    card = ModelCard.from_template(
+        data,
+        template_str=(CARDS / "template.md").read_text(encoding="utf-8"),
+        **{key: facts[key] for key in TEXTS},
+        bibtex=facts["bibtex"].rstrip(),
+        cost=facts.get("cost", ""),  # beside the paper's, where there is more to say than the table does
+        repository=f"ORGANISATION/{name}",
+        facts=config_facts(facts),
+        columns=columns,
+        paper_scores=rows,
+        measured=measured_text(facts, results),
+    )
+    return str(card).rstrip("\n") + "\n"
+
+
+def config_facts(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What `video-saliency info` tells of the default configuration of a system."""
+    config_class = CONFIG_MAPPING[facts["model_type"]]
+    config = config_class()
+    converters = [entry for entry in CONVERTERS.values() if entry.model_class.config_class is config_class]
+    settings = converters[0].processor_settings(config) if converters else {}
+    size = VideoSaliencyProcessor(**settings).size
+    described = _describe(config_class, config.to_json_string(), tuple(size.items()))
+    return {row: described[row] for row in FACTS if row in described}
+
+
+@cache
+def _describe(config_class: Any, config_json: str, size: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    return describe(config_class.from_dict(json.loads(config_json)), dict(size), "cpu")
+
+
+def paper_scores(leaderboard: str, row: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """Titles of the metrics, and a line for each published row whose name starts with `row`."""
+    tables = json.loads((LEADERBOARDS / f"{leaderboard}.json").read_text(encoding="utf-8"))["tables"]
+    chosen = [(table, name) for table in tables for name in table["rows"] if name.startswith(row)]
+    metrics = [metric for metric in METRIC_TITLES if any(metric in table["columns"] for table, _ in chosen)]
+    lines = []
+    for table, name in chosen:
+        scores = dict(zip(table["columns"], table["rows"][name], strict=True))
+        which = name.removeprefix(row).lstrip(", ")
+        data = f"{table['dataset']}: {table['part']}" + (f"; {which}" if which else "")
+        lines.append({"data": data, "values": [scores.get(metric, "") for metric in metrics], **table})
+    return [METRIC_TITLES[metric] for metric in metrics], lines
+
+
+def measured_results(facts: Mapping[str, Any]) -> list[EvalResult]:
+    """The scores that `video-saliency score` wrote into the folders that a system's file names under `measured`."""
+    results: list[EvalResult] = []
+    for run in facts.get("measured", ()):
+        block = yaml.safe_load((ROOT / run["folder"] / "model_index.yaml").read_text(encoding="utf-8"))
+        results += model_index_to_eval_results(block["model-index"])[1]
+    return results
+
+
+def measured_text(facts: Mapping[str, Any], results: Sequence[EvalResult]) -> str:
+    """A table of our scores with the commands that measured them, or that there are none."""
+    if not results:
+        return "Nothing yet: no trained weights of this system and no gaze over video were at hand."
+    lines = ["| data | metric | score | protocol |", "| --- | --- | --- | --- |"]
+    for result in results:
+        lines.append(
+            f"| {result.dataset_name} | {result.metric_name} | {result.metric_value} | {result.metric_config} |"
+        )
+    commands = "\n".join(run["command"] for run in facts["measured"])
+    return "\n".join([*lines, "", "Measured by:", "", "```bash", commands, "```"])
+
+
+def models_table() -> str:
+    """A Markdown table of all systems and the embedded default, from their configurations: the one in the README."""
+    lines = ["| model | window | input | parameters | GFLOP a map | the paper's scores |", "|---|---|---|---|---|---|"]
+    default = describe(load_config(DEFAULT_MODEL), load_processor(DEFAULT_MODEL).size, "cpu")
+    rows = [("[embedded default](src/video_saliency/default_model/README.md)", default, "no paper")]
+    for name, facts in systems().items():
+        rows.append((f"[{facts['title']}](model_cards/cards/{name}.md)", config_facts(facts), headline(facts)))
+    for title, described, scores in rows:
+        cells = [title, described["window"].split(", hop")[0], described["input size"].split(" (")[0]]
+        gflop = float(described["GFLOP a map"].split()[0])
+        cells += [described["parameters"], f"{gflop:,.0f}" if gflop >= 100 else f"{gflop:g}", scores]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def headline(facts: Mapping[str, Any]) -> str:
+    """One published row of a system, the one that its file names."""
+    tables = json.loads((LEADERBOARDS / f"{facts['leaderboard']}.json").read_text(encoding="utf-8"))["tables"]
+    dataset, row = facts["headline"]
+    table = next(table for table in tables if table["dataset"] == dataset and row in table["rows"])
+    scores = dict(zip(table["columns"], table["rows"][row], strict=True))
+    return f"{dataset}: " + ", ".join(f"{METRIC_TITLES[name]} {scores[name]}" for name in ("nss", "cc"))
+
+
+def default_figures() -> str:
+    """A Markdown table of what was measured of the embedded default, from the files beside it."""
+    scores = json.loads((Path(DEFAULT_MODEL) / "scores.json").read_text(encoding="utf-8"))
+    speed = json.loads((Path(DEFAULT_MODEL) / "speed.json").read_text(encoding="utf-8"))
+    wall = {name: 1000 * row["wall_s"] for name, row in speed["rows"].items()}
+    lines = ["| the embedded default, measured | |", "|---|---|"]
+    for name, key in (("this model", "val"), ("centre bias", "val_centre_bias")):
+        row = scores[key]["all"]
+        values = f"NSS {row['nss']:.3f}, CC {row['cc']:.3f}, AUC-Judd {row['auc_judd']:.3f}"
+        lines.append(f"| {row['images']} validation stills with human fixations, {name} | {values} |")
+    motion = scores["motion"]
+    shares = [100 * motion[f"mover_wins_{camera}_camera"] for camera in ("still", "panning")]
+    lines.append(
+        f"| a moving cut-out beats the same one at rest | {shares[0]:.1f} % of clips, {shares[1]:.1f} % panning |"
+    )
+    lines.append(f"| a frame of the example clip: flow and network | {wall['flow and network']:.1f} ms |")
+    lines.append(f"| from the file to maps at source size | {wall['file to maps at source size']:.1f} ms a frame |")
+    lines.append(f"| from the file to an overlay video | {speed['overlay_maps_per_second']:.0f} frames a second |")
+    lines.append(f"| on | {speed['machine']}, torch {speed['torch']}, by `make card` |")
+    return "\n".join(lines)
+
+
+def with_loading_note(card: str) -> str:
+    """The card of a repository that carries its code: a note how it loads stands in front of the licences or last."""
+    return card.rstrip("\n") + "\n" + LOADING_NOTE
+
+
+def replace_between(text: str, mark: str, content: str) -> str:
+    """`text` with what stands between the comments `mark` replaced. Raises `ValueError` if they are not there."""
+    start, end = f"<!-- {mark}: made by make cards -->\n", f"<!-- end of {mark} -->"
+    if start not in text or end not in text:
+        raise ValueError(f"the comments {start.strip()} and {end} are missing")
+    before, rest = text.split(start)
+    return before + start + content + "\n" + end + rest.split(end)[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=CARDS / "cards", help="folder for the cards")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file whose tables are renewed")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name, facts in systems().items():
+        (options.output / f"{name}.md").write_text(make_card(name, facts), encoding="utf-8")
+        sys.stdout.write(f"{options.output / f'{name}.md'}\n")
+    readme = options.readme.read_text(encoding="utf-8")
+    for mark, content in (("models", models_table()), ("figures", default_figures())):
+        readme = replace_between(readme, mark, content)
+    options.readme.write_text(readme, encoding="utf-8")
+    sys.stdout.write(f"{options.readme}: tables of models and figures\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

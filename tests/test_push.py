@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The push scripts end to end against a local Hub: what is sent, what is refused, and that it can be read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import TOKEN, HubServer
+from huggingface_hub import HfApi
+from peft import LoraConfig, get_peft_model
+from small_repositories import make_clip_array, save_small_model
+from transformers import AutoModel, pipeline
+
+SCRIPTS = Path(__file__).parent.parent / "hub_scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import push_metric  # noqa: E402
+import push_model  # noqa: E402
+import push_space  # noqa: E402
+from export_model import export_model  # noqa: E402
+
+KEY = ("model", "org/gfsalnet")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def api(hub):
+    return HfApi(endpoint=hub.url, token=TOKEN)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """A sharded plain repository; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_small_model("gfsalnet", folder / "small")
+    export_model(str(folder / "small"), folder / "repo", max_shard_size="40KB")
+    return folder / "repo"
+
+
+@pytest.fixture
+def repository(exported, tmp_path) -> Path:
+    copy = tmp_path / "repo"
+    copy.mkdir()
+    for path in exported.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def push(folder: Path, api: HfApi, *more: str, repo: str = KEY[1]) -> int:
+    return push_model.main([str(folder), "--repo", repo, *more], api)
+
+
+def contents(hub: HubServer, key: tuple[str, str] = KEY) -> dict[str, bytes]:
+    files = hub.repositories[key].files
+    return {name: file.data for name, file in files.items() if name != ".gitattributes"}
+
+
+def on_disk(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_dry_run_lists_and_sends_nothing(repository, hub, api, capsys):
+    assert push(repository, api) == 0
+    printed = capsys.readouterr().out
+    for path in repository.iterdir():
+        assert f"{path.stat().st_size:14,d}  {path.name}\n" in printed
+    assert "nothing was sent" in printed
+    assert hub.log == []
+
+
+def test_push_creates_a_private_repository_with_these_bytes(repository, hub, api, capsys):
+    assert push(repository, api, "--push") == 0
+    assert f"{hub.url}/{KEY[1]} is up to date" in capsys.readouterr().out
+    assert hub.repositories[KEY].private
+    assert contents(hub) == on_disk(repository)
+    lfs = {name for name, file in hub.repositories[KEY].files.items() if file.lfs}
+    assert lfs == {path.name for path in repository.glob("*.safetensors")} and len(lfs) > 1
+
+
+def test_public_on_request(repository, hub, api):
+    assert push(repository, api, "--push", "--public") == 0
+    assert not hub.repositories[KEY].private
+
+
+def test_an_unchanged_push_makes_no_commit(repository, hub, api, capsys):
+    push(repository, api, "--push")
+    commits, uploads = len(hub.repositories[KEY].commits), len(hub.requests("PUT", "/_lfs/"))
+    assert push(repository, api, "--push") == 0
+    assert "was up to date, no commit was made" in capsys.readouterr().out
+    assert len(hub.repositories[KEY].commits) == commits
+    assert len(hub.requests("PUT", "/_lfs/")) == uploads
+
+
+def test_a_changed_push_deletes_code_and_shards_of_the_old_state(repository, hub, api, tmp_path):
+    code = tmp_path / "code"
+    export_model(str(repository), code, self_contained=True)
+    push(code, api, "--push")
+    assert any(name.endswith(".py") for name in contents(hub))
+    assert push(repository, api, "--push") == 0
+    assert contents(hub) == on_disk(repository)
+    assert push(code, api, "--push") == 0
+    assert contents(hub) == on_disk(code)
+
+
+def test_a_wrong_token_is_told(repository, hub, capsys):
+    assert push(repository, HfApi(endpoint=hub.url, token="hf_wrong"), "--push") == 1
+    error = capsys.readouterr().err
+    assert "401" in error and "Log in" in error
+    assert len(error.splitlines()) == 1
+    assert not hub.repositories
+
+
+def test_no_connection_is_told(repository, capsys):
+    assert push(repository, HfApi(endpoint="http://127.0.0.1:9", token=TOKEN), "--push") == 1
+    assert "check the connection" in capsys.readouterr().err
+
+
+def environment(hub: HubServer, tmp_path: Path) -> dict[str, str]:
+    source = str(Path(__file__).parent.parent / "src")
+    variables = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": source}
+    variables["HF_HUB_DISABLE_XET"] = "1"
+    return {**{name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}, **variables}
+
+
+def test_an_interrupted_upload_goes_on_where_it_stopped(repository, hub, api, tmp_path):
+    """The process is killed while one shard is on its way and all others have arrived."""
+    shards = len(list(repository.glob("*.safetensors")))
+    arrived, release, held = threading.Event(), threading.Event(), []
+
+    def hold(oid: str) -> None:
+        if not held:
+            held.append(oid)
+        if oid == held[0]:
+            arrived.wait(60)
+            release.wait(60)
+        elif len(hub.lfs) >= shards - 2:
+            arrived.set()
+
+    hub.hold = hold
+    command = [sys.executable, str(SCRIPTS / "push_model.py"), str(repository), "--repo", KEY[1], "--push"]
+    process = subprocess.Popen(command, env=environment(hub, tmp_path), stderr=subprocess.PIPE)
+    assert arrived.wait(120)
+    process.kill()
+    process.wait()
+    assert len(hub.repositories[KEY].commits) == 1, "nothing is visible before all is there"
+    hub.hold = lambda oid: None
+    before = set(hub.lfs)
+    assert push(repository, api, "--push") == 0
+    release.set()
+    assert contents(hub) == on_disk(repository)
+    sent = hub.requests("PUT", "/_lfs/")
+    for oid in before:
+        assert sum(oid in path for path in sent) == 1, "what had arrived was sent again"
+
+
+READ_BACK = """
+import sys, torch, video_saliency
+from transformers import AutoModel, AutoProcessor, pipeline
+clip = torch.load(sys.argv[1], weights_only=True)
+model = AutoModel.from_pretrained("org/gfsalnet")
+processor = AutoProcessor.from_pretrained("org/gfsalnet")
+maps = [
+    pipeline("video-saliency", model="org/gfsalnet", device="cpu")(clip)["saliency_maps"],
+    pipeline("video-saliency", model=model, processor=processor, device="cpu")(clip)["saliency_maps"],
+    pipeline("video-saliency", model="org/adapter", device="cpu")(clip)["saliency_maps"],
+]
+torch.save(maps, sys.argv[2])
+try:
+    AutoModel.from_pretrained("org/none")
+except OSError as error:
+    assert "org/none" in str(error)
+else:
+    raise SystemExit("no error")
+"""
+
+
+def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
+    """Also an adapter, whose base is in the other repository; the token goes to the Hub and to no other host."""
+    assert push(repository, api, "--push") == 0
+    base = AutoModel.from_pretrained(repository)
+    torch.manual_seed(1)
+    adapter = get_peft_model(
+        base, LoraConfig(r=2, target_modules=r".*multi_level\.\d\.(deep|shallow)", init_lora_weights=False)
+    )
+    adapter.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "README.md").write_text("An adapter.\n")
+    assert push(tmp_path / "adapter", api, "--push", repo="org/adapter") == 2, "its base is a folder"
+    settings = tmp_path / "adapter" / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": KEY[1]}))
+    assert push(tmp_path / "adapter", api, "--push", repo="org/adapter") == 0
+
+    clip = torch.from_numpy(make_clip_array())
+    torch.save(clip, tmp_path / "clip.pt")
+    hub.log.clear()
+    command = [sys.executable, "-c", READ_BACK, str(tmp_path / "clip.pt"), str(tmp_path / "maps.pt")]
+    done = subprocess.run(command, env=environment(hub, tmp_path), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, separate, adapted = torch.load(tmp_path / "maps.pt", weights_only=True)
+    expected = pipeline("video-saliency", model=str(repository), device="cpu")(clip)["saliency_maps"]
+    assert torch.equal(whole, expected) and torch.equal(separate, expected)
+    adapter.eval()
+    processor = pipeline("video-saliency", model=str(repository), device="cpu").processor
+    with_adapter = pipeline("video-saliency", model=adapter.merge_and_unload(), processor=processor, device="cpu")
+    torch.testing.assert_close(adapted, with_adapter(clip)["saliency_maps"], atol=1e-5, rtol=0)
+    assert not torch.allclose(adapted, expected, atol=1e-3)
+    assert hub.requests("GET", "/_lfs/")
+    assert not any(authorised for _, path, authorised in hub.log if path.startswith("/_lfs/"))
+
+
+def test_the_space_and_the_metric_are_pushed(hub, api, capsys):
+    assert push_space.main(["--repo", "org/space", "--push"], api) == 0
+    files = contents(hub, ("space", "org/space"))
+    assert {"README.md", "app.py", "requirements.txt", "friday.mp4"} <= set(files)
+    assert not [name for name in files if "pycache" in name]
+    assert hub.repositories["space", "org/space"].settings["sdk"] == "gradio"
+    assert push_metric.main(["--repo", "org/video_saliency_metrics", "--push"], api) == 0
+    assert "video_saliency_metrics.py" in contents(hub, ("space", "org/video_saliency_metrics"))
+    assert hub.repositories["space", "org/video_saliency_metrics"].settings["sdk"] == "static"
+    commits = len(hub.repositories["space", "org/space"].commits)
+    assert push_space.main(["--repo", "org/space", "--push"], api) == 0
+    assert len(hub.repositories["space", "org/space"].commits) == commits
+
+
+# no string here may itself look like a secret to a scanner
+SECRETS = ["hf_" + "a1B2" * 9, "AKIA" + "ABCD" * 4, "-----BEGIN RSA " + "PRIVATE KEY-----", "ghp_" + "x" * 36]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("notes.docx", b"x", "not a file of such a repository"),
+        ("pytorch_model.bin", b"x", "pickled code"),
+        ("maps.npz", b"x", "pickled code"),
+        (".env", b"x", "not a file of such a repository"),
+        ("sub/config.json", b"{}", "not a file of such a repository"),
+        ("model-extra.safetensors", b"\x80\x04K\x01.", "no safetensors file"),
+        ("scores.json", b"\x80\x04K\x01.", "a pickle under another name"),
+        ("scores.json", b"PK\x03\x04", "a pickle under another name"),
+        ("extra.py", b"x = 1\n", "not a file of such a repository"),
+        *[("README.md", f"token: {secret}\n".encode(), "holds a") for secret in SECRETS],
+    ],
+)
+def test_files_that_must_not_be_sent_are_refused(repository, hub, api, capsys, name, data, message):
+    (repository / name).parent.mkdir(exist_ok=True)
+    (repository / name).write_bytes(data)
+    assert push(repository, api, "--push") == 2
+    error = capsys.readouterr().err
+    assert message in error and name in error
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "processor_config.json", "config.json"])
+def test_incomplete_repositories_are_refused(repository, api, capsys, name):
+    (repository / name).unlink()
+    assert push(repository, api, "--push") == 2
+    assert f"{name} is missing" in capsys.readouterr().err
+
+
+def test_links_and_incomplete_code_are_refused(repository, api, capsys, tmp_path):
+    code = tmp_path / "code"
+    export_model(str(repository), code, self_contained=True)
+    (code / "windows.py").unlink()
+    assert push(code, api, "--push") == 2
+    assert "needs windows.py" in capsys.readouterr().err
+    (code / "modeling_gfsalnet.py").unlink()
+    assert push(code, api, "--push") == 2
+    assert "modeling_gfsalnet.py is missing" in capsys.readouterr().err
+    (repository / "scores.json").symlink_to(repository / "config.json")
+    assert push(repository, api, "--push") == 2
+    assert "a link" in capsys.readouterr().err
+    assert push(tmp_path / "nowhere", api) == 2
+    assert "no folder" in capsys.readouterr().err
