@@ -30,9 +30,17 @@ def without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fresh_search() -> Iterator[None]:
-    """What was found out about torchvision is forgotten, before and after."""
-    deformable_conv._torchvision_operation.cache_clear()
+    """What was found out about torchvision is forgotten before, and what a test made up of it afterwards."""
+    real = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "torchvision"}
+    _forget_torchvision()
     yield
+    _forget_torchvision()
+    sys.modules.update(real)
+
+
+def _forget_torchvision() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
     deformable_conv._torchvision_operation.cache_clear()
 
 
@@ -148,8 +156,6 @@ def test_a_torchvision_that_cannot_be_imported_is_passed_by(tmp_path, monkeypatc
 
 
 def fake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(folder))
 
 

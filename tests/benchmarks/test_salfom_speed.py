@@ -38,6 +38,10 @@ def published() -> SalFoMForVideoSaliency:
 def test_full_size_forward(published):
     """Attention that never holds all scores against the written-out one, and bfloat16 against float32.
 
+    One thread of a loaded EPYC took 37 CPU seconds, 55 to 66 written out, and 25 in bfloat16: 1.5 to 1.8 and 1.5
+    times. What limits float32 is the rate of matrix products, of which it reached 0.87. What limits bfloat16 is
+    attention: in a block it took 0.56 s there and 0.54 s in float32, while the MLP took 0.28 s and 0.69 s.
+
     The limit that is printed is what the written-out way would take if it were nothing but its matrix products, at
     the rate that the largest of them (a layer of the MLP) reaches here.
     """
