@@ -82,12 +82,17 @@ def run(
 ) -> list[float]:
     """Trains, saves, scores and describes the model; returns the losses of the steps that were run."""
     train_stills, test_stills = split_stills(data, leave_out)
-    trainer = Trainer(recipe)
-    if resume and checkpoint is not None and checkpoint.exists():
-        trainer.load_checkpoint(checkpoint)
-        logger.info("resuming after %s step %d", trainer.stage, trainer.step)
     cache = StillCache.load(train_stills, recipe)
-    losses = trainer.train(cache, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+    teachers: list[Trainer] = []
+    checkpoints: list[Path] = [] if checkpoint is None else [checkpoint]
+    options = {"checkpoint_every": checkpoint_every, "resume": resume}
+    for seed in recipe.teacher_seeds:
+        if checkpoint is not None:
+            checkpoints.append(checkpoint.with_name(f"{checkpoint.name}.teacher{seed}"))
+        own_file = None if checkpoint is None else checkpoints[-1]
+        teachers.append(trained(Trainer(recipe.of_teacher(seed)), cache, own_file, **options)[0])
+    seconds = total_seconds(teachers)  # before their weights are taken
+    trainer, losses = trained(Trainer(recipe, teachers=teachers), cache, checkpoint, **options)
     save_model(trainer, output)
     scores = {
         **measure(output, train_stills, test_stills, recipe),
@@ -99,8 +104,11 @@ def run(
             "file_bytes": (output / "model.safetensors").stat().st_size,
         },
         "training": {
-            "wall_s": {stage: round(seconds[0], 1) for stage, seconds in trainer.seconds.items()},
-            "cpu_s": {stage: round(seconds[1], 1) for stage, seconds in trainer.seconds.items()},
+            "wall_s": {
+                "teachers": seconds[0],
+                **{stage: round(time[0], 1) for stage, time in trainer.seconds.items()},
+            },
+            "cpu_s": {"teachers": seconds[1], **{stage: round(time[1], 1) for stage, time in trainer.seconds.items()}},
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "torch": torch.__version__,
@@ -111,10 +119,29 @@ def run(
     scores["compared"] = [read_compared(path) for path in compare]
     (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
     write_model_card(output, scores)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    for file in checkpoints:
+        file.unlink(missing_ok=True)
     logger.info("scores: %s", scores["val"])
     return losses
+
+
+def trained(
+    trainer: Trainer, cache: StillCache, checkpoint: Path | None, *, checkpoint_every: int, resume: bool
+) -> tuple[Trainer, list[float]]:
+    """The trainer after its last step, and the losses of the steps that were run."""
+    if resume and checkpoint is not None and checkpoint.exists():
+        trainer.load_checkpoint(checkpoint)
+        logger.info("seed %d: resuming after %s step %d", trainer.recipe.seed, trainer.stage, trainer.step)
+    losses = trainer.train(cache, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+    if checkpoint is not None:
+        trainer.save_checkpoint(checkpoint)  # a run that is killed later does not repeat it
+    return trainer, losses
+
+
+def total_seconds(trainers: Sequence[Trainer]) -> tuple[float, float]:
+    """Wall and CPU seconds of all of them."""
+    spent = [seconds for trainer in trainers for seconds in trainer.seconds.values()]
+    return round(sum(wall for wall, _ in spent), 1), round(sum(cpu for _, cpu in spent), 1)
 
 
 def split_stills(data: Path, leave_out: str | None) -> tuple[StillFixations, StillFixations]:
@@ -134,8 +161,11 @@ def read_compared(path: Path) -> dict[str, Any]:
     return {
         "left_out": scores["left_out"],
         "steps": scores["recipe"]["steps"],
+        "seed": scores["recipe"]["seed"],
         "augmentation": augmentation_name(scores["recipe"]),
         "config_overrides": scores["recipe"]["config_overrides"],
+        "teachers": len(scores["recipe"].get("teacher_seeds", [])),
+        "note": scores.get("note"),
         "scores": scores["val"]["all"],
         "centre_bias": scores["val_centre_bias"]["all"],
         "spoiled_nss": scores["val_spoiled_nss"],
@@ -185,6 +215,7 @@ def write_model_card(output: Path, scores: dict[str, Any]) -> None:
         wall_minutes=round(sum(training["wall_s"].values()) / 60),
         table=score_table(scores),
         motion=motion_sentences(scores),
+        teachers=teacher_sentence(recipe),
         spoiled=spoiled_table(scores),
         compared=compared_table(scores["compared"]),
         speed=speed_table(json.loads(speed.read_text())) if speed.exists() else "Not measured.",
@@ -202,6 +233,8 @@ def changed_options(recipe: dict[str, Any]) -> str:
     changed = [f" --{name.replace('_', '-')} {recipe[name]}" for name in options if recipe[name] != defaults[name]]
     if recipe["augmentation"] != defaults["augmentation"]:
         changed.append(f" --augmentation {augmentation_name(recipe)}")
+    if recipe.get("teacher_seeds", []) != defaults["teacher_seeds"]:
+        changed.append(f" --teacher-seeds {' '.join(map(str, recipe['teacher_seeds']))}")
     if recipe["config_overrides"]:
         changed.append(f" --config '{json.dumps(recipe['config_overrides'])}'")
     return "".join(changed)
@@ -242,6 +275,17 @@ def motion_sentences(scores: dict[str, Any]) -> str:
     )
 
 
+def teacher_sentence(recipe: dict[str, Any]) -> str:
+    """What stood in for a part of the truth."""
+    seeds = recipe.get("teacher_seeds", [])
+    if not seeds:
+        return "The truth is that of the recorded fixations alone."
+    return (
+        f"{100 * recipe['teacher_share']:.0f} % of the truth are the mean map of {len(seeds)} teachers: streams of "
+        f"the same kind, trained before in the same way with seeds {', '.join(map(str, seeds))} and no teachers."
+    )
+
+
 def spoiled_table(scores: dict[str, Any]) -> str:
     """NSS when the validation images are spoiled."""
     rows = [["as they are", scores["val"]["all"]["nss"]], *scores["val_spoiled_nss"].items()]
@@ -252,13 +296,25 @@ def compared_table(compared: Sequence[dict[str, Any]]) -> str:
     """Runs that were trained on two sets and tested on all of the third."""
     if not compared:
         return "No run of this kind was made."
-    header = ("tested on", "steps", "augmentation", "changed", "NSS", "CC", "AUC-Judd", "NSS, dark", "centre bias")
+    header = (
+        "tested on",
+        "steps",
+        "seed",
+        "augmentation",
+        "changed",
+        "NSS",
+        "CC",
+        "AUC-Judd",
+        "NSS, dark",
+        "centre bias",
+    )
     rows = [
         [
             run["left_out"],
             run["steps"],
+            run.get("seed", 0),
             run["augmentation"],
-            json.dumps(run["config_overrides"]) if run["config_overrides"] else "nothing",
+            changes(run),
             *(run["scores"][metric] for metric in METRICS),
             run["spoiled_nss"].get("a quarter of the brightness", "not measured"),
             run["centre_bias"]["nss"],
@@ -266,6 +322,16 @@ def compared_table(compared: Sequence[dict[str, Any]]) -> str:
         for run in compared
     ]
     return markdown_table(header, rows)
+
+
+def changes(run: dict[str, Any]) -> str:
+    """What a run did otherwise than the recipe for one network, in words or as fields of the config."""
+    found = [json.dumps(run["config_overrides"])] if run["config_overrides"] else []
+    if run.get("teachers"):
+        found.append(f"{run['teachers']} teachers")
+    if run.get("note"):
+        found.append(run["note"])
+    return "; ".join(found) or "nothing"
 
 
 def speed_table(speed: dict[str, Any]) -> str:
@@ -290,6 +356,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=defaults.steps, help="of the appearance stream")
     parser.add_argument("--fusion-steps", type=int, default=defaults.fusion_steps, help="0: no motion stream")
     parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument(
+        "--teacher-seeds", type=int, nargs="*", default=defaults.teacher_seeds, help="train these first; they teach"
+    )
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default=defaults.precision)
@@ -318,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps=options.steps,
         fusion_steps=options.fusion_steps,
         seed=options.seed,
+        teacher_seeds=options.teacher_seeds,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         precision=options.precision,

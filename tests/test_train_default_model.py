@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -123,7 +124,7 @@ def test_scores_and_card_say_what_was_measured(script: ModuleType, data: Path, t
     assert card.data.license == "apache-2.0" and card.data.library_name == "transformers"
     assert card.data.eval_results[0].metric_value == round(scores["val"]["all"]["nss"], 4)
     assert f"{scores['val']['all']['nss']:.3f}" in card.text and scores["data"]["sha256"] in card.text
-    assert f"{others['val']['all']['nss']:.3f}" in card.text and "| left | 2 | plain |" in card.text
+    assert f"{others['val']['all']['nss']:.3f}" in card.text and "| left | 2 | 0 | plain |" in card.text
     assert "{{" not in card.text and "no gaze on video" in card.text
 
     speed = {"rows": {"flow": {"wall_s": 0.00125, "cpu_s": 0.0025}}, "machine": "a machine", "threads": 2}
@@ -141,6 +142,63 @@ def test_the_same_seed_gives_the_same_file(script: ModuleType, data: Path, tmp_p
         script.run(data, tmp_path / name, tiny_recipe(script, steps=3, fusion_steps=2))
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
+
+
+def test_teachers_are_trained_first_and_their_maps_are_part_of_the_truth(script, data: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe(script, steps=3), teacher_seeds=[1, 2])
+    cache = script.StillCache.load(script.StillFixations(data, split="train"), recipe)
+    teachers = [script.Trainer(recipe.of_teacher(seed)) for seed in (1, 2)]
+    for teacher in teachers:
+        assert teacher.recipe.teacher_seeds == [] and len(teacher.train(cache)) == 3
+    taught, alone = script.Trainer(recipe, teachers=teachers), script.Trainer(replace(recipe, teacher_seeds=[]))
+    chosen = cache.images[:4], cache.densities[:4]
+    (inputs, mixed), (same_inputs, truth) = (
+        trainer._batch(*chosen, torch.Generator().manual_seed(0)) for trainer in (taught, alone)
+    )
+    pixels = inputs["pixel_values_videos"]
+    assert torch.equal(pixels, same_inputs["pixel_values_videos"])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        maps = [teacher.model(pixels).saliency_maps[:, 0].float() for teacher in teachers]
+    mean = sum(each / each.sum(dim=(1, 2), keepdim=True) for each in maps) / 2
+    torch.testing.assert_close(mixed, 0.5 * mean + 0.5 * truth / truth.sum(dim=(1, 2), keepdim=True))
+
+    script.run(data, tmp_path / "one", recipe)
+    script.run(data, tmp_path / "alone", tiny_recipe(script, steps=3))
+    one, alone_file = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "alone"))
+    assert any(not torch.equal(one[name], value) for name, value in alone_file.items())
+    scores = json.loads((tmp_path / "one" / "scores.json").read_text())
+    assert scores["training"]["wall_s"]["teachers"] > 0
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert "--teacher-seeds 1 2" in card and "the mean map of 2 teachers" in card
+    assert "recorded fixations alone" in (tmp_path / "alone" / "README.md").read_text()
+    with pytest.raises(ValueError, match="needs teachers of the seeds"):
+        script.Trainer(recipe, teachers=teachers[:1])
+
+
+def test_a_run_killed_behind_its_teachers_does_not_train_them_again(script, data: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe(script, steps=3), teacher_seeds=[1, 2])
+    whole = tmp_path / "whole"
+    script.run(data, whole, recipe)
+    cache = script.StillCache.load(script.StillFixations(data, split="train"), recipe)
+    for seed in (1, 2):  # what such a run leaves behind
+        file = tmp_path / f"run.pt.teacher{seed}"
+        script.trained(script.Trainer(recipe.of_teacher(seed)), cache, file, checkpoint_every=100, resume=False)
+    steps = []
+    original = script.Trainer.train_step
+
+    def counted(trainer, cache) -> float:
+        steps.append(trainer.recipe.seed)
+        return original(trainer, cache)
+
+    script.Trainer.train_step = counted
+    try:
+        script.run(data, tmp_path / "resumed", recipe, checkpoint=tmp_path / "run.pt", resume=True)
+    finally:
+        script.Trainer.train_step = original
+    assert steps == [0] * 3
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in (whole, tmp_path / "resumed"))
+    assert first == second
+    assert not list(tmp_path.glob("run.pt*"))
 
 
 def test_a_set_that_is_not_there_is_refused(script: ModuleType, data: Path, tmp_path: Path) -> None:

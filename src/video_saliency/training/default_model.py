@@ -12,7 +12,8 @@ import logging
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,18 @@ class Recipe:
     augmentation: dict[str, float] = field(default_factory=lambda: asdict(StillAugmentation()))
     motion: dict[str, float] = field(default_factory=lambda: asdict(SyntheticMotion()))
     config_overrides: dict[str, Any] = field(default_factory=dict)
+    # Appearance streams trained with these seeds stand in for a part of the truth: the mean of several networks knows
+    # more than the few people who looked at a picture.
+    teacher_seeds: list[int] = field(default_factory=list)
+    teacher_share: float = 0.5
 
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
+
+    def of_teacher(self, seed: int) -> Recipe:
+        """The recipe of the appearance stream of one teacher."""
+        return replace(self, seed=seed, fusion_steps=0, teacher_seeds=[])
 
 
 @dataclass
@@ -81,10 +90,21 @@ class StillCache:
 
 
 class Trainer:
-    """Model, optimizer and averaged weights at some step; can be written to a file and read back exactly."""
+    """Model, optimizer and averaged weights at some step; can be written to a file and read back exactly.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Args:
+        recipe: what is done.
+        teachers: finished trainers, one for each of the recipe's `teacher_seeds`; their averaged weights teach.
+
+    Raises:
+        ValueError: if there is not one teacher for each seed.
+    """
+
+    def __init__(self, recipe: Recipe, *, teachers: Sequence[Trainer] = ()) -> None:
         self.recipe = recipe
+        if [teacher.recipe.seed for teacher in teachers] != list(recipe.teacher_seeds):
+            raise ValueError(f"the recipe needs teachers of the seeds {recipe.teacher_seeds}, in this order")
+        self.teachers = [teacher.averaged_model() for teacher in teachers]
         self.processor = VideoSaliencyProcessor(size={"height": recipe.height, "width": recipe.width})
         self.seconds = dict.fromkeys(STAGES, (0.0, 0.0))  # wall and CPU
         self._start("appearance")
@@ -168,7 +188,8 @@ class Trainer:
             frames, truth = augment_stills(
                 images, densities, recipe.size, generator=generator, augmentation=augmentation
             )
-            return {"pixel_values_videos": self._normalize(frames)}, truth
+            pixels = self._normalize(frames)
+            return {"pixel_values_videos": pixels}, self._taught(pixels, truth)
         before, frames, truth = synthetic_pairs(
             images,
             densities,
@@ -182,6 +203,21 @@ class Trainer:
         flow = self.model.flow_values_between(encoded[0], encoded[1], recipe.size)
         flow = flow.contiguous(memory_format=torch.channels_last)
         return {"pixel_values_videos": self._normalize(frames), "flow_values": flow[:, None]}, truth
+
+    @torch.no_grad()
+    def _taught(self, pixels: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """The truth, mixed with the mean of the teachers' maps as densities; as it is without teachers."""
+        if not self.teachers:
+            return truth
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            maps = torch.stack([teacher(pixels).saliency_maps[:, 0].float() for teacher in self.teachers])
+        taught = _as_densities(maps).mean(dim=0)
+        return torch.lerp(_as_densities(truth), taught, self.recipe.teacher_share)
+
+    def averaged_model(self) -> GFSalNetForVideoSaliency:
+        """The model as it will be saved, for inference; this trainer cannot go on afterwards."""
+        self.model.load_state_dict(self.average)
+        return self.model.eval().requires_grad_(False)
 
     def _normalize(self, frames: torch.Tensor) -> torch.Tensor:
         return self.processor.normalize_frames(frames).contiguous(memory_format=torch.channels_last)[:, None]
@@ -246,6 +282,10 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+def _as_densities(maps: torch.Tensor) -> torch.Tensor:
+    return maps / maps.sum(dim=(-2, -1), keepdim=True).clamp(min=1e-9)
 
 
 __all__ = ["Recipe", "StillCache", "Trainer"]
