@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Miniature training runs: a tiny GFSalNet on made-up clips, in this process or in forked ones."""
+"""Miniature training runs: a tiny GFSalNet on made-up clips, in this process or in new ones."""
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from torch.multiprocessing.spawn import start_processes
 
 import video_saliency  # noqa: F401  # registers the models
 from video_saliency.training.callbacks import read_log
@@ -82,31 +85,39 @@ def losses(output: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in read_log(output / "log.jsonl") if "loss" in line}
 
 
-def in_fork(function: Callable[[], Any]) -> int:
-    """Runs a function in a forked process and returns its exit code: minus the signal that ended it."""
+def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> None:
+    """Calls a function of a test module in `count` new processes, joined as `accelerate launch` on CPUs joins them.
 
-    def body() -> None:
-        torch.set_num_threads(1)  # the pool of threads does not survive a fork
-        reset_accelerate()
-        function()
+    They are spawned: locks and pools of threads that this process holds would not survive a fork.
 
-    process = multiprocessing.get_context("fork").Process(target=body)
-    process.start()
-    process.join(120)
-    if process.exitcode is None:
-        process.kill()
-        raise TimeoutError("the forked run did not end")
-    return process.exitcode
+    Raises:
+        ProcessRaisedException: a process raised an error; its traceback is in the message.
+        ProcessExitedException: a process ended in another way, told by `signal_name` and `exit_code`.
+        TimeoutError: they did not end in five minutes.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    threads = max(1, torch.get_num_threads() // count)  # one process alone: as here, so that both round alike
+    context = start_processes(
+        _joined, (count, port, threads, function, arguments), nprocs=count, join=False, start_method="spawn"
+    )
+    deadline = time.monotonic() + 300
+    try:
+        while not context.join(timeout=max(0.0, deadline - time.monotonic())):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{function.__name__} did not end in five minutes")
+    finally:
+        for process in context.processes:
+            process.kill()
 
 
-def in_two_processes(function: Callable[[], Any]) -> None:
-    """Runs a function in two forked processes that are joined by gloo; an error in one of them is raised here."""
-    from accelerate import debug_launcher
-
-    def body() -> None:
-        torch.set_num_threads(1)
-        reset_accelerate()
-        function()
-
-    reset_accelerate()
-    debug_launcher(body, num_processes=2)
+def _joined(
+    rank: int, count: int, port: int, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(threads)
+    os.environ.update(ACCELERATE_USE_CPU="true")
+    if count > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    function(*arguments)

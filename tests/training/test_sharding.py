@@ -13,7 +13,7 @@ from accelerate import PartialState
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from training_factory import in_two_processes
+from training_factory import in_processes
 
 from video_saliency.training.recipe_files import make_arguments, read_recipe
 from video_saliency.training.training_model import build_model
@@ -66,12 +66,13 @@ def train_in_shards(recipe: str, output: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_every_unit_of_a_model_can_be_split(tmp_path):
-    def body() -> None:
-        PartialState(cpu=True)  # joins the processes by gloo
-        for recipe in CHANGES:
-            train_in_shards(recipe, tmp_path / recipe)
-            (tmp_path / f"{recipe}.done").touch()
+def train_all(folder: Path) -> None:
+    PartialState(cpu=True)  # joins the processes by gloo
+    for recipe in CHANGES:
+        train_in_shards(recipe, folder / recipe)
+        (folder / f"{recipe}.done").touch()
 
-    in_two_processes(body)
+
+def test_every_unit_of_a_model_can_be_split(tmp_path):
+    in_processes(2, train_all, tmp_path)
     assert {path.stem for path in tmp_path.glob("*.done")} == set(CHANGES)

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_factory import in_fork, in_two_processes, losses, run, tiny_arguments, with_validation
+from torch.multiprocessing import ProcessExitedException
+from training_factory import in_processes, losses, run, tiny_arguments, with_validation
 
 from video_saliency.training import launch_checks
 from video_saliency.training.callbacks import TrainerCallback
 from video_saliency.training.launch_checks import check_processes, processes_asked_for
+from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_checkpoints import TrainingError
 from video_saliency.training.training_loop import Trainer, memory_advice, remedy_for_memory
 
@@ -37,6 +39,12 @@ class KillAt(TrainerCallback):
     def on_step(self, trainer, values):
         if trainer.state.step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(arguments: TrainingArguments, output: Path, *callbacks: TrainerCallback) -> None:
+    """A run in a process of its own."""
+    with contextlib.suppress(KeyboardInterrupt):  # from `StopAt`
+        Trainer(arguments, output, callbacks=list(callbacks)).train()
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -59,8 +67,8 @@ def test_a_killed_run_goes_on_with_the_same_losses(data, tmp_path, changes):
     arguments = tiny_arguments(data, **changes)
     run(arguments, tmp_path / "unbroken")
     killed = tmp_path / "killed"
-    code = in_fork(lambda: Trainer(arguments, killed, callbacks=[KillAt(5)]).train())
-    assert code == -signal.SIGKILL
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        in_processes(1, train, arguments, killed, KillAt(5))
     assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
 
     run(arguments, killed)
@@ -71,22 +79,25 @@ def test_a_killed_run_goes_on_with_the_same_losses(data, tmp_path, changes):
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(data, tmp_path, monkeypatch):
-    arguments = tiny_arguments(data)
+class KillWhileSaving(TrainerCallback):
+    """Ends its process in the middle of writing the checkpoint of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, trainer, values):
+        if trainer.state.step == self.step:
+            trainer.accelerator.save_state = self.die_in_the_middle
 
     def die_in_the_middle(self, folder):
         Path(folder, "model.safetensors").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def run_and_die():
-        trainer = Trainer(arguments, tmp_path)
-        save = trainer.accelerator.save_state
-        trainer.accelerator.save_state = lambda folder: (
-            save(folder) if trainer.state.step < 4 else die_in_the_middle(trainer, folder)
-        )
-        trainer.train()
 
-    assert in_fork(run_and_die) == -signal.SIGKILL
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(data, tmp_path):
+    arguments = tiny_arguments(data)
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        in_processes(1, train, arguments, tmp_path, KillWhileSaving(4))
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"step-00000002", ".step-00000004.tmp"}
     run(arguments, tmp_path)
@@ -100,14 +111,10 @@ def test_two_processes_equal_one_with_twice_the_accumulation(data, tmp_path):
     together = tiny_arguments(data, loop={"accumulation": 2, "num_processes": 2})
     run(alone, tmp_path / "one")
 
-    def stopped_at_four():
-        with contextlib.suppress(KeyboardInterrupt):
-            Trainer(together, tmp_path / "two", callbacks=[StopAt(4)]).train()
-
-    in_two_processes(stopped_at_four)
+    in_processes(2, train, together, tmp_path / "two", StopAt(4))
     assert list(losses(tmp_path / "two")) == [1, 2, 3]
-    in_two_processes(lambda: Trainer(together, tmp_path / "two").train())
-    in_two_processes(lambda: Trainer(together, tmp_path / "two again").train())
+    in_processes(2, train, together, tmp_path / "two")
+    in_processes(2, train, together, tmp_path / "two again")
 
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert two == losses(tmp_path / "two again")  # a run that goes on is exact with two processes as well
