@@ -113,8 +113,19 @@ def expert_name(name: str, expert: str) -> str:
 
 
 def expert_converter(expert: str) -> Callable[[StateDict], StateDict]:
-    """A function from the weights of an expert's file to our names, where the model calls the expert `expert`."""
-    return lambda tensors: rename(tensors, lambda name: expert_name(name, expert))
+    """A function from the weights of an expert's file to our names, where the model calls the expert `expert`.
+
+    The numbers of the centre bias become vectors of one number.
+    """
+
+    def convert(tensors: StateDict) -> StateDict:
+        renamed = rename(tensors, lambda name: expert_name(name, expert))
+        return {
+            name: tensor.reshape(1) if ".centre_bias." in name and tensor.ndim == 0 else tensor
+            for name, tensor in renamed.items()
+        }
+
+    return convert
 
 
 def base_layer_name(name: str, names: Container[str]) -> str:

@@ -186,10 +186,11 @@ class CentreBias(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.x = nn.Parameter(torch.empty(()))  # of the centre; -1 is the left edge, 1 the right one
-        self.y = nn.Parameter(torch.empty(()))
-        self.sigma = nn.Parameter(torch.empty(()))
-        self.weight = nn.Parameter(torch.empty(()))
+        # vectors of one number: FSDP refuses parameters without a dimension
+        self.x = nn.Parameter(torch.empty(1))  # of the centre; -1 is the left edge, 1 the right one
+        self.y = nn.Parameter(torch.empty(1))
+        self.sigma = nn.Parameter(torch.empty(1))
+        self.weight = nn.Parameter(torch.empty(1))
         self.init_weights()
 
     @torch.no_grad()
