@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -17,6 +18,8 @@ from training_factory import losses, run, tiny_arguments
 from transformers import AutoModel, pipeline
 
 from video_saliency.loading import load_config, load_model, load_processor
+from video_saliency.models.visage.configuration_visage import ViSAGEConfig
+from video_saliency.models.visage.modeling_visage import ViSAGEForVideoSaliency
 from video_saliency.training.lora import LORA_TARGETS, add_lora, decoder_modules, lora_targets, merge_adapter
 from video_saliency.training.recipe_files import make_arguments, read_recipe
 from video_saliency.training.training_arguments import LoraArguments
@@ -87,6 +90,36 @@ def test_adapter_folders_load_and_merge(model_type, tmp_path):
     assert torch.allclose(maps["merged"], expected, atol=1e-5, rtol=1e-5)
     assert (base - expected).abs().max() > 1e-3
     assert load_processor(str(tmp_path / "adapter")).size == training.processor.size
+
+
+def test_experts_trained_alone_become_one_model(tmp_path):
+    size = {"backbone_dim": 16, "backbone_depth": 4, "backbone_heads": 2, "image_size": 28}
+    options = {"reduced_dim": 8, "dim": 8}
+    kinds = {"one": "modulated", "two": "multiscale"}
+    experts = [{"name": name, "type": kind, "lora": None, "options": options} for name, kind in kinds.items()]
+    both = ViSAGEForVideoSaliency(ViSAGEConfig(**size, experts=experts)).eval()
+    clip, alone = torch.randn(1, 20, 3, 28, 28), []
+    for name in kinds:
+        model = copy.deepcopy(both)
+        model.keep_experts([name])
+        model.save_pretrained(tmp_path / f"base {name}")
+        adapted = add_lora(model, LoraArguments(enabled=True, rank=2), base=str(tmp_path / f"base {name}")).eval()
+        with torch.no_grad():
+            for parameter in (value for value in adapted.parameters() if value.requires_grad):
+                parameter.add_(0.02 * torch.randn_like(parameter))
+            alone.append(adapted(clip).saliency_maps)
+        adapted.save_pretrained(tmp_path / name)
+
+    for name in kinds:
+        both.load_expert_adapter(name, tmp_path / name)
+
+    with torch.no_grad():
+        maps = both(clip).expert_maps
+    torch.testing.assert_close(maps, torch.stack(alone, dim=2), atol=2e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="holds another expert than 'two' is"):
+        both.load_expert_adapter("two", tmp_path / "one")
+    with pytest.raises(ValueError, match="no expert 'three'"):
+        both.load_expert_adapter("three", tmp_path / "one")
 
 
 def test_a_trained_adapter_runs_in_the_pipeline(data, tmp_path):

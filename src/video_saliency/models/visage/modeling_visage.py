@@ -10,6 +10,7 @@ authors do on 8-bit pictures.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from video_saliency.models.visage.configuration_visage import ViSAGEConfig
 from video_saliency.models.visage.modeling_visage_adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    PEFT_PREFIX,
     adapted_layers,
     adapter_weights,
     add_adapter,
@@ -373,16 +375,21 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
 
     @torch.no_grad()
     def load_expert_adapter(self, expert: str, folder: str | Path) -> None:
-        """Reads the adapter that `save_expert_adapter` wrote into an expert, in place of its own if it has one.
+        """Reads an adapter into an expert, in place of its own if it has one.
+
+        The folder is one that `save_expert_adapter` wrote, or the result of a training run with adapters, which holds
+        the expert as well: it is read, too. So experts that were trained alone become one model.
 
         Raises:
-            ValueError: if the folder holds no adapter, or one for other layers.
+            ValueError: if the folder holds no adapter, one for other layers, or another expert.
         """
+        before = self.config.expert(expert)["lora"]
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             if not (Path(folder) / name).is_file():
-                raise ValueError(f"{folder} has no {name}: name a folder that save_expert_adapter wrote")
+                raise ValueError(f"{folder} has no {name}: name a folder that save_expert_adapter or a training wrote")
         settings = load_peft().LoraConfig.from_pretrained(str(folder))
         tensors = load_file(Path(folder) / ADAPTER_WEIGHTS)
+        decoder = self._take_decoder(tensors, expert, folder)
         if not tensors or settings.use_dora or settings.use_rslora:
             raise ValueError(f"{folder} is no plain LoRA adapter of a ViSAGE backbone")
         paths = {name.split(BACKBONE_PREFIX, 1)[-1].rsplit(".", 2)[0] for name in tensors}
@@ -392,7 +399,6 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             "dropout": settings.lora_dropout,
             "targets": sorted({path.rpartition(".")[2] for path in paths}),
         }
-        before = self.config.expert(expert)["lora"]
         if before is not None and set(before["targets"]) == set(lora["targets"]):
             lora["targets"] = before["targets"]
         known = dict(self.backbone.named_modules())
@@ -407,6 +413,24 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             raise ValueError(f"{folder} does not hold the weights of this adapter, it differs in {different[0]}")
         for name, value in weights.items():
             value.copy_(tensors[name])
+        if decoder:
+            self.experts[expert].load_state_dict(decoder)
+
+    def _take_decoder(
+        self, tensors: dict[str, torch.Tensor], expert: str, folder: str | Path
+    ) -> dict[str, torch.Tensor]:
+        """Takes the weights of an expert out of an adapter's, under whatever name; none where there is no expert."""
+        pattern = re.compile(rf"{re.escape(PEFT_PREFIX)}experts\.([^.]+)\.(.+)")
+        found = {name: match for name in tensors if (match := pattern.fullmatch(name))}
+        if len(names := {match[1] for match in found.values()}) > 1:
+            raise ValueError(f"{folder} holds the experts {', '.join(sorted(names))}: an adapter is of a single one")
+        decoder = {match[2]: tensors.pop(name) for name, match in found.items()}
+        expected = {name: value.shape for name, value in self.experts[expert].state_dict().items()}
+        if decoder and {name: value.shape for name, value in decoder.items()} != expected:
+            wrong = [name for name in expected if name not in decoder or decoder[name].shape != expected[name]]
+            wrong += sorted(set(decoder) - set(expected))
+            raise ValueError(f"{folder} holds another expert than {expert!r} is, it differs in {wrong[0]}")
+        return decoder
 
     def _tensors(self) -> list[tuple[str, torch.Tensor]]:
         """All parameters and buffers by name."""

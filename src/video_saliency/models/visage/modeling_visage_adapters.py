@@ -138,6 +138,7 @@ def adapter_weights(backbone: nn.Module, name: str, prefix: str = "") -> dict[st
 __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
+    "PEFT_PREFIX",
     "adapted_layers",
     "adapter_weights",
     "add_adapter",
