@@ -9,10 +9,22 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.windows import WindowSpec
+
+
+def parts_at_depth(module: nn.Module, depth: int, name: str = "") -> list[str]:
+    """Names of the modules that many steps inside, or fewer where a module has no children or tensors of its own."""
+    has_tensors = any(True for _ in [*module.parameters(recurse=False), *module.buffers(recurse=False)])
+    children = dict(module.named_children())
+    if not depth or has_tensors or not children:
+        return [name] if any(True for _ in module.parameters()) else []
+    prefix = f"{name}." if name else ""
+    return [part for child in children for part in parts_at_depth(children[child], depth - 1, prefix + child)]
+
 
 SHAPES_OF_ANY_RESOLUTION = [(1, 1), (31, 33), (45, 70), (64, 40), (97, 20)]
 
@@ -104,6 +116,21 @@ class ModelTests:
         assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
         with torch.no_grad():
             assert torch.equal(loaded(**self.inputs()).saliency_maps, model(**self.inputs()).saliency_maps)
+
+    @pytest.mark.parametrize("depth", [1, 2, 3, 9])
+    def test_weights_on_disk_give_the_same_maps(self, depth: int, tmp_path: Path) -> None:
+        """All parts at a depth wait on disk, and each is loaded for its own forward only."""
+        model = self.model()
+        model.save_pretrained(tmp_path / "model")
+        offloaded = self.model_class.from_pretrained(
+            tmp_path / "model",
+            device_map=dict.fromkeys(parts_at_depth(model, depth), "disk"),
+            offload_folder=tmp_path / "offloaded",
+        )
+        assert all(parameter.is_meta for parameter in offloaded.parameters())
+        with torch.no_grad():
+            expected, maps = (some(**self.inputs()).saliency_maps for some in (model, offloaded))
+        assert torch.equal(maps, expected)
 
     @pytest.mark.parametrize("parity", [0, 1])
     def test_missing_weights_are_initialised(self, parity: int, monkeypatch: pytest.MonkeyPatch) -> None:

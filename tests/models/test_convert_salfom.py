@@ -18,9 +18,9 @@ from video_saliency.cli.main import app
 from video_saliency.conversion import convert_checkpoint
 from video_saliency.loading import load_model, load_processor
 from video_saliency.models.salfom.convert_salfom import (
-    CLASSIFIER,
     CONVERTER,
     PUBLISHED_MAPS,
+    UMT_UNUSED,
     UNUSED,
     convert_salfom,
     convert_umt,
@@ -58,7 +58,7 @@ def test_all_names_and_shapes_of_the_released_model():
 def test_all_names_and_shapes_of_the_umt_files(name, heads, count):
     shapes = layout(f"umt_{name}")
     assert len(shapes) == count
-    kept, dropped = drop(on_meta(shapes), CLASSIFIER)
+    kept, dropped = drop(on_meta(shapes), UMT_UNUSED)
     assert sorted(dropped) == ["fc_norm.bias", "fc_norm.weight", "head.bias", "head.weight"]
     converted = convert_umt(kept)
     config = make_config(None, {"encoder": converted})
@@ -90,21 +90,22 @@ def test_position_tables_in_files_are_compared(frames):
             convert_umt({**checkpoint, "pos_embed": wrong})
 
 
-def test_the_command_makes_a_model_of_an_encoder_file(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "backbone.", "encoder."])
+def test_the_command_makes_a_model_of_an_encoder_file(prefix, tmp_path):
     """UMT's file in half precision with its classifier; the decoder is new."""
     checkpoint = tiny_umt_checkpoint() | {"head.weight": torch.zeros(10, 64), "head.bias": torch.zeros(10)}
     checkpoint |= {"fc_norm.weight": torch.zeros(64), "fc_norm.bias": torch.zeros(64)}
-    torch.save({name: value.half() for name, value in checkpoint.items()}, tmp_path / "umt.pth")
+    torch.save({prefix + name: value.half() for name, value in checkpoint.items()}, tmp_path / "umt.pth")
     (tmp_path / "config.json").write_text(json.dumps({"encoder_heads": 4, "num_frames": 4, **TINY_DECODER}))
     options = ["--source", f"encoder={tmp_path / 'umt.pth'}", "--config", str(tmp_path / "config.json")]
     result = CliRunner().invoke(app, ["convert", "salfom", *options, "--output", str(tmp_path / "model")])
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "model" / "conversion.json").read_text())
     assert record["sources"]["encoder"]["dropped_keys"] == [
-        "head.weight",
-        "head.bias",
-        "fc_norm.weight",
-        "fc_norm.bias",
+        f"{prefix}head.weight",
+        f"{prefix}head.bias",
+        f"{prefix}fc_norm.weight",
+        f"{prefix}fc_norm.bias",
     ]
     assert record["initialised"]["keys"] and all(name.startswith("decoder.") for name in record["initialised"]["keys"])
     model, processor = load_model(str(tmp_path / "model")), load_processor(str(tmp_path / "model"))
@@ -141,9 +142,32 @@ def test_the_command_makes_a_model_of_a_released_file(tmp_path):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
 
 
+def test_only_the_listed_names_are_dropped():
+    unknown = [
+        "transformer_4.norm.bias",
+        "transformer_1.norm.extra",
+        "conv_t3_3.extra",
+        "final_map.extra",
+        "encoder.head.zzz",
+        "encoder.fc_norm.extra",
+        "encoder.blocks.0.attn.relative_position_index",
+        "transformer_1.layers.0.blocks.6.attn.relative_position_index",
+    ]
+    assert drop(on_meta(dict.fromkeys(unknown, (1,))), UNUSED)[1] == []
+    assert drop(on_meta({"head.zzz": (1,), "decoder.head.weight": (1,)}), UMT_UNUSED)[1] == []
+
+
+def test_a_narrow_encoder_does_not_tell_its_heads():
+    tensors = {"encoder": {"patch_embedding.weight": torch.empty(32, 3, 16, 16, device="meta")}}
+    with pytest.raises(ValueError, match=r"encoder_heads \(0\) must divide encoder_dim \(32\): set it in the config"):
+        make_config(None, tensors)
+    assert make_config({"encoder_heads": 2}, tensors).encoder_heads == 2
+
+
 def test_a_released_file_with_entries_that_are_not_known_is_refused(tmp_path):
     shapes = dict.fromkeys(("conv_10.weight", "transformer_4.norm.bias"), (8,))
     torch.save({name: seeded_tensor(name, shape) for name, shape in shapes.items()}, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"missing: .*decoder\.fusion\.0\.weight.*unused: conv_10\.weight"):
+    refusal = r"missing: .*decoder\.fusion\.0\.weight.*unused: conv_10\.weight, transformer_4\.norm\.bias"
+    with pytest.raises(ValueError, match=refusal):
         convert_checkpoint(CONVERTER, {"model": tmp_path / "model.pth"}, tmp_path / "out", config_file=None)
     assert not (tmp_path / "out").exists()

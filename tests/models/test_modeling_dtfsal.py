@@ -238,6 +238,18 @@ def test_shift_by_hand(padding: str, expected: list[list[int]]) -> None:
     assert torch.equal(shift.shift(row.transpose(-1, -2), "height")[0, :, 0, :, 0], wanted)
 
 
+@pytest.mark.parametrize(("groups", "sizes"), [(5, [3, 3, 3, 2, 1]), (9, [2, 2, 2, 1, 1, 1, 1, 1, 1]), (3, [4, 4, 4])])
+def test_each_shift_group_has_channels(groups: int, sizes: list[int]) -> None:
+    """Also where groups of equal size would be fewer: of 12 channels in 9 groups those moved by 2 to 4 would lack."""
+    shift = DTFSalShift(tiny_config(shift_groups=groups))
+    spot = F.one_hot(torch.tensor(4), 9).expand(1, 12, 1, 1, 9).float()
+    moves = shift.shift(spot, "width")[0, :, 0, 0].argmax(dim=-1) - 4
+    reach = groups // 2
+    assert moves.tolist() == [
+        move for move, size in zip(range(-reach, reach + 1), sizes, strict=True) for _ in range(size)
+    ]
+
+
 def test_shift_groups_of_the_paper_and_tiny_maps() -> None:
     shift = DTFSalShift(DTFSalConfig())
     moved = shift.shift(torch.ones(1, 192, 1, 1, 5), "width")[0, :, 0, 0]
@@ -300,7 +312,8 @@ def test_adaptive_fusion_by_formula() -> None:
     visual, audio = torch.randn(2, 12, 2, 3, 4), torch.randn(2, 8, 2, 3, 4)
     joined = torch.cat([visual, audio], dim=1)
     local_stream, global_stream, adaptive_stream = fusion.streams
-    plain = torch.stack([adaptive_stream.kernel(frame) for frame in joined.unbind(2)], dim=2)  # offsets start at zero
+    kernel = adaptive_stream.kernel  # a plain convolution, as offsets start at zero
+    plain = torch.stack([F.conv2d(frame, kernel.weight, kernel.bias, padding=1) for frame in joined.unbind(2)], dim=2)
     raw = (local_stream(joined), global_stream(joined), plain)
     streams = [F.relu(norm(stream)) for norm, stream in zip(fusion.norms, raw, strict=True)]
     weights = torch.sigmoid(fusion.scores(torch.cat([stream.mean(dim=(2, 3, 4)) for stream in streams], dim=1)))
@@ -427,6 +440,28 @@ def test_loss_is_that_of_the_fused_map_and_by_choice_of_the_stages() -> None:
         torch.testing.assert_close(only_kl.loss, kl_minus_cc_loss(outputs.saliency_maps, labels, cc_weight=0.0))
 
 
+def test_maps_and_losses_are_float32_in_bfloat16() -> None:
+    """The sigmoid too is taken in float32: in bfloat16 few values are left near 1."""
+    frames, audio, labels = clip(), sound(), torch.rand(1, 1, 32, 48)
+    model = tiny_model(deep_supervision_weight=0.25)
+    for parameter in model.decoder.fusion.parameters():
+        torch.nn.init.constant_(parameter, 1.0)  # logits of 3 and more
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            trained = model(frames, audio, saliency_labels=labels)
+        half = model.bfloat16()(frames.bfloat16(), audio.bfloat16(), saliency_labels=labels)
+    for outputs in (trained, half):
+        assert outputs.logits.dtype == torch.bfloat16
+        maps = outputs.logits.float().sigmoid()
+        assert torch.equal(outputs.saliency_maps, maps)
+        assert len(maps.unique()) > len(maps.bfloat16().unique())
+        stages = [outputs[name] for name in STAGE_MAPS]
+        for stage in stages:
+            assert stage.dtype == torch.float32 and not torch.equal(stage, stage.bfloat16().float())
+        deep = sum(kl_minus_cc_loss(stage, labels) for stage in stages)
+        torch.testing.assert_close(outputs.loss, kl_minus_cc_loss(maps, labels) + 0.25 * deep)
+
+
 AUDIO_FUSION = {"audio_enhancement", "audio_fusions"}
 VISUAL = {"encoder", "neck", "token_blocks", "decoder"}
 
@@ -527,6 +562,7 @@ def test_default_window_and_sound() -> None:
         ({"fusion": "sum"}, "fusion must be one of"),
         ({"decoder": "fpn"}, "decoder must be one of"),
         ({"shift_axes": ["time"]}, "shift_axes must hold"),
+        ({"shift_axes": []}, "shift_axes must name an axis"),
         ({"shift_groups": 4}, "must be odd"),
         ({"local_kernel": [1, 2, 3]}, "odd sides"),
         ({"encoder_channels": [8, 16, 16]}, "4 values"),

@@ -22,6 +22,7 @@ from video_saliency.models.salfom.convert_salfom import convert_salfom, salfom_n
 from video_saliency.models.salfom.modeling_salfom import SalFoMDecoder, SalFoMTemporalTransformer, enlarge
 
 TINY = {**TINY_SALFOM, "num_frames": 4}
+THIRDS = [[[512, 1, 1], [256, 3, 1]], [[128, 1, 2], [64, 3, 2]], [[32, 2, 2], [16, 2, 2]]]  # temporal strides of 3
 
 
 class TestSalFoM(ModelTests):
@@ -231,6 +232,33 @@ def test_window_lengths(frames, depths):
         assert model(torch.randn(1, frames, 3, 32, 32)).saliency_maps.shape == (1, 1, 32, 32)
 
 
+@pytest.mark.parametrize(
+    ("strides", "patches"),
+    [
+        (((1, 2), (1, 2), (2, 4)), (2, 2, 4)),
+        (((2, 2), (1, 2), (2, 2)), (4, 2, 4)),
+        (((1, 2), (2, 2), (2, 2)), (2, 4, 4)),
+    ],
+)
+def test_more_frames(strides, patches):
+    """32 need a stride more, and unless it is in the last stage a larger temporal patch."""
+    dfd = [
+        [[w, s, e] for (w, _, e), s in zip(*both, strict=True)]
+        for both in zip(TINY["dfd_layers"], strides, strict=True)
+    ]
+    tcfe = [[width, patch, scale] for (width, _, scale), patch in zip(TINY["tcfe_layers"], patches, strict=True)]
+    fields = {**TINY, "num_frames": 32, "dfd_layers": dfd}
+    with torch.no_grad():
+        maps = SalFoMForVideoSaliency(SalFoMConfig(**{**fields, "tcfe_layers": tcfe}))(torch.randn(1, 32, 3, 32, 32))
+        assert maps.saliency_maps.shape == (1, 1, 32, 32)
+        # without TCFE nothing has to have as many steps as DFD
+        visual = SalFoMForVideoSaliency(SalFoMConfig(**fields, branches=["dfd", "sfd"]))
+        assert visual(torch.randn(1, 32, 3, 32, 32)).saliency_maps.shape == (1, 1, 32, 32)
+    if tcfe != TINY["tcfe_layers"]:
+        with pytest.raises(ValueError, match="make its temporal patch and the product of its temporal strides equal"):
+            SalFoMConfig(**fields)
+
+
 def test_umt_base_of_table_3():
     with torch.device("meta"):
         model = SalFoMForVideoSaliency(SalFoMConfig.umt_base())
@@ -306,7 +334,16 @@ def test_loss_is_that_of_the_published_script(case, shape, expected):
     [
         ({"num_frames": 12}, "num_frames must be 4, 8, ... up to 16"),
         ({"num_frames": 2}, "num_frames must be 4, 8, ... up to 16"),
-        ({"num_frames": 32}, "num_frames must be 4, 8, ... up to 16"),
+        ({"num_frames": 32}, "num_frames must be 4, 8, ... up to 16.* the temporal patches in tcfe_layers"),
+        ({"tcfe_layers": [[256, 4, 1], [64, 2, 4], [16, 4, 4]]}, "stage 1 leaves 4 steps in tcfe_layers and 8 in dfd"),
+        ({"tcfe_layers": [[256, 2, 1], [64, 8, 4], [16, 4, 4]]}, "stage 2 leaves 1 steps in tcfe_layers and 4 in dfd"),
+        ({"branches": ["dfd", "sfd"], "dfd_layers": THIRDS}, "stage 1 leaves 5 steps .* powers of two"),
+        ({"tcfe_layers": [[256, 2, 1], [64, 0, 4], [16, 4, 4]]}, "tcfe_layers must hold numbers of at least 1"),
+        ({"dfd_layers": [[[256, 0, 16]]]}, "dfd_layers must hold numbers of at least 1"),
+        ({"tcfe_drop_path": 1.0}, "tcfe_drop_path must be at least 0 and below 1"),
+        ({"tcfe_drop_path": -0.1}, "tcfe_drop_path must be at least 0 and below 1"),
+        ({"encoder_heads": 0}, "must divide encoder_dim"),
+        ({"tcfe_heads": 0}, "tcfe_heads must hold numbers of at least 1"),
         ({"window": {"num_frames": 8}}, "window must have num_frames=16"),
         ({"window": {"output": "all"}}, "describes the last frame"),
         ({"window": {"frames": 8}}, "fields of WindowSpec only"),

@@ -207,6 +207,8 @@ class DTFSalConfig(SaliencyConfig):
         for name, choices in (("token_blocks", ("lteb", "dltfb", "none")), ("shift_axes", ("width", "height"))):
             if not set(getattr(self, name)) <= set(choices):
                 raise ValueError(f"{name} must hold {', '.join(choices)} only; got {getattr(self, name)}")
+        if not self.shift_axes:
+            raise ValueError("shift_axes must name an axis; for blocks without a shift put 'lteb' in token_blocks")
         if self.training_strategy == "audio_fusion" and not self.audio:
             raise ValueError("training_strategy='audio_fusion' trains nothing in a visual model: set audio=True")
 

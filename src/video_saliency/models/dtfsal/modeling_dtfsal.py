@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -44,7 +44,7 @@ class DTFSalOutput(VideoSaliencyOutput):
     Attributes:
         loss: scalar, only with labels.
         logits: the maps before the last sigmoid.
-        saliency_maps: in 0..1.
+        saliency_maps: in 0..1, in float32 always, as are the maps of the stages.
         hidden_states: the encoder's four stages, `(batch, channels, frames / 2, h, w)`; only when asked for.
         stage1_maps, stage2_maps, stage3_maps, stage4_maps: s_1 to s_4, the map of each stage's decoder in 0..1; `None`
             for a model with one decoder.
@@ -191,6 +191,10 @@ class DTFSalShift(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.groups, self.cyclic = config.shift_groups, config.shift_padding == "cyclic"
+        size = math.ceil(width / self.groups)  # of 192 channels 39, and 36 in the last group
+        # where later groups would get no channel, they get one each
+        ends = [min(index * size, width - self.groups + index) for index in range(self.groups + 1)]
+        self.sizes = [end - start for start, end in pairwise(ends)]
         self.axes = list(config.shift_axes)
         kernel = (1, 3, 3) if config.shift_conv == "spatial" else (3, 3, 3)
         self.expand = _with_gain(nn.Conv3d(width, width, kernel_size=1), 2.0)
@@ -214,7 +218,7 @@ class DTFSalShift(nn.Module):
         """Channel groups moved by -2, -1, 0, 1, 2 cells along `"width"` or `"height"`: `out[x] = in[x - d]`."""
         dim = -1 if axis == "width" else -2
         reach, length = self.groups // 2, features.shape[dim]
-        parts = features.split(math.ceil(features.shape[1] / self.groups), dim=1)
+        parts = features.split(self.sizes, dim=1)
         if self.cyclic:
             return torch.cat([part.roll(index - reach, dim) for index, part in enumerate(parts)], dim=1)
         padding = [reach, reach] if axis == "width" else [0, 0, reach, reach]
@@ -236,13 +240,18 @@ class DTFSalTokenBlock(nn.Module):
         self.bank = DTFSalTokenBank(config) if bank else None
         self.shift = DTFSalShift(config) if shift else None
 
-    def forward(self, features: torch.Tensor, source: torch.Tensor, bank: DTFSalTokenBank) -> torch.Tensor:
+    def forward(
+        self,
+        features: torch.Tensor,
+        source: torch.Tensor,
+        bank: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
+    ) -> torch.Tensor:
         """F^w, `(batch, channels, frames, height, width)` like `features`.
 
         Args:
             features: what the tokens' weights are computed from.
             source: what the mixed tokens multiply, same shape; the features themselves, but for a switch.
-            bank: the tokens: its own, or those that all blocks share.
+            bank: what mixes the tokens, called as a `DTFSalTokenBank`: its own, or the one that all blocks share.
         """
         # only the mean of the gate is used (eq. 4); it does not gate the features
         means = torch.sigmoid(self.gate(features)).mean(dim=(-2, -1)).transpose(1, 2)  # (batch, frames, channels)
@@ -299,20 +308,31 @@ class DTFSalAudioEnhancement(nn.Module):
         return self.output_norm(tokens).unflatten(1, grid).movedim(-1, 1)
 
 
+class DTFSalOffsetConvolution(nn.Conv2d):
+    """A 3 x 3 convolution of pictures whose taps are moved by given offsets.
+
+    It is called as a module, so that hooks on its forward run: they bring weights that are offloaded.
+    """
+
+    def forward(self, pictures: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """`(batch, out_channels, height, width)` for offsets `(batch, 18, height, width)`."""
+        return deformable_conv2d(pictures, offsets, self.weight, self.bias, padding=1)
+
+
 class DTFSalDeformableConvolution(nn.Module):
     """A deformable 3 x 3 convolution of single frames, whose offsets start at zero."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.offsets = _with_gain(_same_convolution(in_channels, 18, (1, 3, 3)), 0.0)
-        self.kernel = _with_gain(nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1), 2.0)
+        self.kernel = _with_gain(DTFSalOffsetConvolution(in_channels, out_channels, kernel_size=3, padding=1), 2.0)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """`(batch, out_channels, frames, height, width)`."""
         frames = features.shape[2]
         offsets = self.offsets(features).transpose(1, 2).flatten(0, 1)  # (batch * frames, 18, height, width)
         pictures = features.transpose(1, 2).flatten(0, 1)
-        convolved = deformable_conv2d(pictures, offsets, self.kernel.weight, self.kernel.bias, padding=1)
+        convolved: torch.Tensor = self.kernel(pictures, offsets)
         return convolved.unflatten(0, (-1, frames)).transpose(1, 2)
 
 
@@ -419,8 +439,9 @@ class DTFSalMultiDecoder(nn.Module):
         self, features: Sequence[torch.Tensor], size: Sequence[int]
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The fused map before its sigmoid, and the maps of the stages in 0..1, all `(batch, 1, *size)`."""
-        maps = tuple(decoder(stage, size).sigmoid() for decoder, stage in zip(self.decoders, features, strict=True))
-        return self.fusion(torch.cat(maps, dim=1)), maps
+        logits = [decoder(stage, size) for decoder, stage in zip(self.decoders, features, strict=True)]
+        maps = tuple(stage_logits.float().sigmoid() for stage_logits in logits)
+        return self.fusion(torch.cat(maps, dim=1).to(logits[0].dtype)), maps
 
 
 class DTFSalSingleDecoder(nn.Module):
@@ -650,7 +671,7 @@ class DTFSalForVideoSaliency(DTFSalPreTrainedModel):
             features = [_resize(stage, (frames, *stage.shape[-2:])) for stage in features]
         logits, maps = self._run(self.decoder, features, pixel_values_videos.shape[-2:])
 
-        saliency_maps = torch.sigmoid(logits)
+        saliency_maps = logits.float().sigmoid()  # near 1 bfloat16 has steps of 0.004
         output = DTFSalOutput(
             loss=None if saliency_labels is None else self._loss((saliency_maps, *maps), saliency_labels),
             logits=logits,
@@ -694,11 +715,13 @@ class DTFSalForVideoSaliency(DTFSalPreTrainedModel):
         """F^w of each stage, `(batch, 192, 8, h, w)`."""
         enhanced, laterals = self.neck(stages)
         sources = laterals if self.config.token_block_input == "lateral" else enhanced
-        features, bank = list(enhanced), None
+        features = list(enhanced)
+        bank: Any = None
         for stage, block in self.token_blocks.items():
             index = int(stage) - 1
             bank = block.bank or bank
-            features[index] = self._run(block, enhanced[index], sources[index], bank)
+            # not the module: hooks that move a block's inputs to its device would move all weights of the bank
+            features[index] = self._run(block, enhanced[index], sources[index], bank.__call__)
         return features
 
     def _with_audio(

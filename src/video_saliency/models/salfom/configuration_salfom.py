@@ -34,7 +34,8 @@ class SalFoMConfig(SaliencyConfig):
         patch_size: side of its patches in pixels.
         num_frames: frames in a window: 16 (published), 8 (Table 3) or 4. The decoder halves time until one step is
             left, so that fewer frames need fewer temporal strides (our choice: of the decoder for 8 frames nothing was
-            published). For more frames, add strides to `dfd_layers`.
+            published). More frames need larger strides in `dfd_layers` and, where TCFE and DFD are added, larger
+            temporal patches in `tcfe_layers`: behind each stage but the last both must have equally many steps.
         branches: which of the decoder's branches there are (Table 3): `"tcfe"` (transformers over time), `"dfd"`
             (dynamic features, 3-d convolutions), `"sfd"` (static features, time collapsed first). A sum whose source
             is missing is left out.
@@ -99,8 +100,10 @@ class SalFoMConfig(SaliencyConfig):
         except TypeError as error:
             raise ValueError(f"window must hold fields of WindowSpec only: {error}") from error
         super().__post_init__(**kwargs)
+        self._check_numbers()
         self._check_window()
         self._check_branches()
+        self._check_steps()
 
     @classmethod
     def umt_base(cls, **overrides: Any) -> "SalFoMConfig":
@@ -113,12 +116,33 @@ class SalFoMConfig(SaliencyConfig):
         """The window as an object."""
         return WindowSpec(**(self.window or {}))
 
+    def _check_numbers(self) -> None:
+        for name, layers in (
+            ("tcfe_layers", self.tcfe_layers),
+            ("dfd_layers", [layer for stage in self.dfd_layers for layer in stage]),
+            ("sfd_layers", [layer for stage in self.sfd_layers for layer in stage]),
+            ("tcfe_heads", [[self.tcfe_heads]]),
+        ):
+            if any(value < 1 for layer in layers for value in layer):
+                raise ValueError(f"{name} must hold numbers of at least 1, got {getattr(self, name)}")
+        if not 0 <= self.tcfe_drop_path < 1:
+            raise ValueError(
+                f"tcfe_drop_path must be at least 0 and below 1, as the last block would never be kept; got "
+                f"{self.tcfe_drop_path}"
+            )
+        if self.encoder_heads < 1 or self.encoder_dim % self.encoder_heads:
+            raise ValueError(
+                f"encoder_heads ({self.encoder_heads}) must divide encoder_dim ({self.encoder_dim}): set it in "
+                "the config, also to convert weights of less than 64 channels, which do not tell their heads"
+            )
+
     def _check_window(self) -> None:
         longest = prod(layer[1] for stage in self.dfd_layers for layer in stage)
         if not 4 <= self.num_frames <= longest or self.num_frames & (self.num_frames - 1):
             raise ValueError(
                 f"num_frames must be 4, 8, ... up to {longest}, the product of the temporal strides in dfd_layers; "
-                f"got {self.num_frames}"
+                f"got {self.num_frames}; for more frames enlarge strides there, and in all stages but the last the "
+                "temporal patches in tcfe_layers with them"
             )
         spec = self.window_spec
         if spec.num_frames != self.num_frames or spec.output != "last":
@@ -126,8 +150,6 @@ class SalFoMConfig(SaliencyConfig):
                 f"window must have num_frames={self.num_frames}, as the config, and output='last': the model "
                 f"describes the last frame; got {spec.num_frames} and {spec.output!r}"
             )
-        if self.encoder_dim % self.encoder_heads:
-            raise ValueError(f"encoder_heads ({self.encoder_heads}) must divide encoder_dim ({self.encoder_dim})")
 
     def _check_branches(self) -> None:
         if (
@@ -159,6 +181,26 @@ class SalFoMConfig(SaliencyConfig):
                 raise ValueError(
                     f"stage {stage + 1} ends with {theta[0]} channels in tcfe_layers, {phi[-1][0]} in dfd_layers and "
                     f"{gamma[-1][0]} in sfd_layers: they are added there, so make them equal"
+                )
+
+    def _check_steps(self) -> None:
+        """Branches are added behind all stages but the last, so they must have as many time steps there."""
+        tcfe = dfd = self.num_frames
+        stages = zip(self.tcfe_layers[:-1], self.dfd_layers[:-1], strict=True)
+        for stage, ((_, patch, _), layers) in enumerate(stages, start=1):
+            tcfe = -(-tcfe // patch)
+            for _, stride, _ in layers:
+                dfd //= min(stride, dfd)
+            if {"tcfe", "dfd"} <= set(self.branches) and tcfe != dfd:
+                raise ValueError(
+                    f"of {self.num_frames} frames stage {stage} leaves {tcfe} steps in tcfe_layers and {dfd} in "
+                    "dfd_layers: they are added there, so make its temporal patch and the product of its temporal "
+                    "strides equal"
+                )
+            if {"sfd", "dfd"} <= set(self.branches) and dfd & (dfd - 1):
+                raise ValueError(
+                    f"stage {stage} leaves {dfd} steps in dfd_layers, which SFD cannot halve to one: make the "
+                    "temporal strides powers of two"
                 )
 
 

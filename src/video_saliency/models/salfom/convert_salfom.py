@@ -19,13 +19,18 @@ from video_saliency.checkpoints import Converter, Source, StateDict, Terms, rena
 from video_saliency.models.salfom.configuration_salfom import SalFoMConfig
 from video_saliency.models.salfom.modeling_salfom import SalFoMForVideoSaliency
 
-CLASSIFIER = ("fc_norm.*", "head.*")
+CLASSIFIER = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
+UMT_PREFIXES = ("", "backbone.", "encoder.")  # UMT's trainer takes files with any of these before each name
+UMT_UNUSED = tuple(f"{prefix}{name}" for prefix in UMT_PREFIXES for name in CLASSIFIER)
 UNUSED = (
     *(f"encoder.{name}" for name in CLASSIFIER),
-    "transformer_?.norm.*",  # computed and thrown away
-    "conv_t3_3.*",  # behind the step at which time is gone
-    "final_map.*",
-    "*.relative_position_index",  # what it counts is computed
+    "transformer_[123].norm.weight",  # computed and thrown away
+    "transformer_[123].norm.bias",
+    "conv_t3_3.weight",  # behind the step at which time is gone
+    "conv_t3_3.bias",
+    "final_map.weight",
+    "final_map.bias",
+    "transformer_[123].layers.0.blocks.[0-5].attn.relative_position_index",  # what it counts is computed
 )
 TABLE_TOLERANCE = 2e-3  # of tables in half precision
 
@@ -162,7 +167,7 @@ CONVERTER = Converter(
             convert=convert_umt,
             places=lambda config: ["encoder."],
             terms=lambda tensors: UMT_TERMS,
-            dropped=CLASSIFIER,
+            dropped=UMT_UNUSED,
         ),
         "model": Source(
             title="the released SalFoM, or what of it the encoder's file leaves",
