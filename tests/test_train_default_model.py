@@ -58,6 +58,8 @@ def tiny_recipe(script: ModuleType, steps: int, fusion_steps: int = 0):
         cache_height=56,
         cache_width=72,
         config_overrides={"encoder_config": TINY_ENCODER},
+        seed=0,
+        teacher_seeds=[],
     )
 
 

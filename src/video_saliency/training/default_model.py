@@ -26,6 +26,7 @@ from video_saliency.models.gfsalnet.modeling_gfsalnet import GFSalNetForVideoSal
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.training.still_augmentation import StillAugmentation, augment_stills
 from video_saliency.training.synthetic_motion import SyntheticMotion, synthetic_pairs
+from video_saliency.training.teachers import mix_densities
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Recipe:
 
     steps: int = 2500
     fusion_steps: int = 600
-    seed: int = 0
+    seed: int = 3
     batch_size: int = 16
     learning_rate: float = 2e-3
     fusion_learning_rate: float = 1e-3
@@ -59,7 +60,7 @@ class Recipe:
     config_overrides: dict[str, Any] = field(default_factory=dict)
     # Appearance streams trained with these seeds stand in for a part of the truth: the mean of several networks knows
     # more than the few people who looked at a picture.
-    teacher_seeds: list[int] = field(default_factory=list)
+    teacher_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     teacher_share: float = 0.5
 
     @property
@@ -211,8 +212,7 @@ class Trainer:
             return truth
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             maps = torch.stack([teacher(pixels).saliency_maps[:, 0].float() for teacher in self.teachers])
-        taught = _as_densities(maps).mean(dim=0)
-        return torch.lerp(_as_densities(truth), taught, self.recipe.teacher_share)
+        return mix_densities(truth, maps, self.recipe.teacher_share)
 
     def averaged_model(self) -> GFSalNetForVideoSaliency:
         """The model as it will be saved, for inference; this trainer cannot go on afterwards."""
@@ -282,10 +282,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
         self.step, self.seconds = state["step"], state["seconds"]
-
-
-def _as_densities(maps: torch.Tensor) -> torch.Tensor:
-    return maps / maps.sum(dim=(-2, -1), keepdim=True).clamp(min=1e-9)
 
 
 __all__ = ["Recipe", "StillCache", "Trainer"]

@@ -47,8 +47,8 @@ class SyntheticMotion:
     largest_cut_out: float = 0.35
     slowest: float = 0.6
     fastest: float = 8.0
-    mover_mass: float = 0.45
-    still_mass: float = 0.1
+    mover_mass: float = 0.3
+    still_mass: float = 0.08
 
 
 def synthetic_pairs(

@@ -43,6 +43,8 @@ class ModelArguments:
         freeze: regular expressions of parameters that are not trained.
         evaluation_mode: regular expressions of modules that stay in evaluation mode.
         frozen_batch_norm: regular expression of the batch normalisations that keep their statistics.
+        teachers: folders or Hub ids of models of the same input, whose mean map stands in for a part of the truth.
+        teacher_share: that part, 0 to 1.
     """
 
     architecture: str | None = None
@@ -58,6 +60,8 @@ class ModelArguments:
     freeze: list[str] = field(default_factory=list)
     evaluation_mode: list[str] = field(default_factory=list)
     frozen_batch_norm: str | None = None
+    teachers: list[str] = field(default_factory=list)
+    teacher_share: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,8 @@ class TrainingArguments:
         for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.model.teacher_share <= 1:
+            raise ValueError(f"model.teacher_share must be 0 to 1, got {self.model.teacher_share}")
         windows = self.data.windows
         if windows != "all" and (not isinstance(windows, int) or windows < 1):
             raise ValueError(f"data.windows must be at least 1, or 'all', got {windows!r}")

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from video_saliency.training.callbacks import JsonlTracker, ProgressBar, SamplePictures, TrainerCallback
 from video_saliency.training.launch_checks import check_processes
 from video_saliency.training.optimization import AveragedWeights, Schedule, make_optimizer
+from video_saliency.training.teachers import Teachers
 from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_batches import SEED_STRIDE, BatchPlan, StepSampler
 from video_saliency.training.training_checkpoints import (
@@ -132,6 +133,12 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(self.training.model, optimizer)
         self.training.model = self.accelerator.unwrap_model(self.model)
         self.inputs = InputMaker(self.training, self.accelerator.device)
+        wanted = arguments.model
+        self.teachers = (
+            Teachers(wanted.teachers, wanted.teacher_share, self.training, self.accelerator.device)
+            if wanted.teachers
+            else None
+        )
         self.average = None
         self.accelerator.register_for_checkpointing(self.state)
         if loop.average_decay is not None:
@@ -212,7 +219,10 @@ class Trainer:
             torch.manual_seed((self.arguments.loop.seed * SEED_STRIDE + step) * SEED_STRIDE + place)
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
-                    loss = self.model(**self.inputs.make(batch)).loss
+                    inputs = self.inputs.make(batch)
+                    if self.teachers is not None:
+                        inputs = self.teachers.teach(inputs)
+                    loss = self.model(**inputs).loss
                 self.accelerator.backward(loss)
             losses.append(loss.detach().float())
         gathered = self.accelerator.gather(torch.stack(losses)).tolist()
