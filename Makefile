@@ -9,7 +9,7 @@ DEMO_CLIP := examples/friday.mp4
 DEMO_OUTPUT := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture test test-slow test-parity test-browser bench card cards quality style wheel release clean
+.PHONY: help install demo picture test test-slow test-browser bench card cards quality style wheel release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,11 +31,8 @@ picture: demo ## renew the picture in the README from the demo's contact sheet
 test: $(STAMP) ## the whole default test run
 	$(BIN)/python -m pytest -q
 
-test-slow: $(STAMP) ## the tests marked slow
+test-slow: $(STAMP) ## the tests marked slow: full-size parity, memory of large files; minutes, 5 GB of memory and of disk
 	$(BIN)/python -m pytest -q -m slow
-
-test-parity: $(STAMP) ## full-size SalFoM against tensors of the published code: a minute or two, 4 GB
-	$(BIN)/python -m pytest -q -m slow tests/models/test_modeling_salfom.py
 
 test-browser: $(STAMP) ## drive the Space in Chromium; fails where none is installed
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest -q tests/browser

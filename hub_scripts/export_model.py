@@ -29,7 +29,7 @@ from video_saliency.pipeline_video_saliency import VideoSaliencyPipeline
 ROOT = Path(__file__).parent.parent
 CARD, CONFIG, PROCESSOR, WEIGHTS = "README.md", "config.json", "processor_config.json", "model.safetensors"
 TASK = "video-saliency"
-RECORDS = (RECORD, "scores.json", "speed.json")  # what is known of the origin of weights and figures
+RECORDS = (RECORD, "training.json", "scores.json", "speed.json")  # what is known of the origin of weights and figures
 MAX_SHARD_SIZE = "5GB"
 
 
@@ -45,12 +45,18 @@ def export_model(
         max_shard_size: larger weights are split into files of this size at most, such as `"5GB"`.
 
     Raises:
-        ValueError: if the model cannot be loaded, or `output` holds files already.
+        ValueError: if the model cannot be loaded or is an adapter, or `output` holds files already.
     """
     output = Path(os.path.abspath(output))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is not empty: name a new folder, so that nothing of an older export stays behind")
     model, processor = load_model(name_or_path), load_processor(name_or_path)
+    if hasattr(model, "peft_config"):
+        raise ValueError(
+            f"{name_or_path} is an adapter, and a whole model is exported: name the folder `merged` of a run with "
+            "lora.merge=true, or one that video_saliency.training.lora.merge_adapter wrote; push_model.py sends the "
+            "adapter as it is"
+        )
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
     try:

@@ -21,7 +21,8 @@ METRIC = Path(__file__).parent / "metrics" / "video_saliency_metrics"
 
 def metric_files(folder: Path) -> list[RepositoryFile]:
     """The checked files of a metric. Raises `ValueError` if a file is missing, not allowed, or holds a secret."""
-    return checked_files(folder, METRIC_FILES, ("README.md", "index.html", "requirements.txt", f"{folder.name}.py"))
+    module = f"{folder.resolve().name}.py"  # resolved, because `.` has no name
+    return checked_files(folder, METRIC_FILES, ("README.md", "index.html", "requirements.txt", module))
 
 
 def main(arguments: Sequence[str] | None = None, api: HfApi | None = None) -> int:

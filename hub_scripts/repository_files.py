@@ -33,6 +33,7 @@ MODEL_FILES = (
     "model*.safetensors",
     "model.safetensors.index.json",
     "conversion.json",
+    "training.json",
     "scores.json",
     "speed.json",
     ".eval_results/*.yaml",
@@ -44,6 +45,7 @@ ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
     "processor_config.json",
+    "training.json",
     "scores.json",
 )
 SPACE_FILES = ("README.md", "LICENSE", "*.py", "requirements.txt", "friday.mp4")
@@ -139,8 +141,9 @@ def _named_code(folder: Path) -> set[str]:
         if not (folder / name).is_file():
             continue
         config = json.loads((folder / name).read_text(encoding="utf-8"))
-        references = [*config.get("auto_map", {}).values()]
-        references += [entry["impl"] for entry in config.get("custom_pipelines", {}).values()]
+        references = [entry["impl"] for entry in config.get("custom_pipelines", {}).values()]
+        for entry in config.get("auto_map", {}).values():  # of tokenizers a pair, the second of which may be null
+            references += [reference for reference in entry if reference] if isinstance(entry, list) else [entry]
         named |= {f"{reference.rsplit('.', 1)[0]}.py" for reference in references if "--" not in reference}
     return named
 

@@ -18,6 +18,35 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE_CLIP = ROOT / "examples" / "friday.mp4"
 START_S = 120
 
+# Python runs a module of this name at its start
+NETWORK_GUARD = """
+import os, sys
+
+LOCAL = {{None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::", b"localhost", b"127.0.0.1"}}
+
+def guard(event, values):
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        address = values[1]
+        host = address[0] if isinstance(address, tuple) else None  # else a socket in the file system
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = values[0]
+    else:
+        return
+    if host not in LOCAL:
+        with open({log!r}, "a") as log:
+            log.write(f"{{event}} {{host}}\\n")
+        raise OSError(f"this test lets nobody reach {{host}}")
+
+sys.addaudithook(guard)
+"""
+
+
+def guarded_environment(folder: Path, log: Path) -> dict[str, str]:
+    """Variables with which a Python process reaches no other machine; `log` gets a line for every attempt."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(NETWORK_GUARD.format(log=str(log)), encoding="utf-8")
+    return {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT / "src")))}
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -26,7 +55,10 @@ def free_port() -> int:
 
 
 class SpaceServer:
-    """The running Space; a context manager. `folder` is where it keeps its temporary files, `log` what it printed."""
+    """The running Space; a context manager that lets it reach no other machine.
+
+    `folder` is where it keeps its temporary files, `log` what it printed.
+    """
 
     def __init__(self, **environment: str) -> None:
         self.port = free_port()
@@ -34,8 +66,14 @@ class SpaceServer:
         self._temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self._temporary.name)
         self.log = self.folder / "space.log"
-        variables = {"PORT": str(self.port), "TMPDIR": str(self.folder), "PYTHONPATH": str(ROOT / "src")}
+        self._network_log = self.folder / "network.log"
+        variables = {"PORT": str(self.port), "TMPDIR": str(self.folder)}
+        variables |= guarded_environment(self.folder / "guard", self._network_log)
         self._environment = {**os.environ, **variables, **environment}
+
+    def network_attempts(self) -> list[str]:
+        """What the Space tried to reach beside its own machine."""
+        return self._network_log.read_text().splitlines() if self._network_log.exists() else []
 
     def __enter__(self) -> SpaceServer:
         app = ROOT / "spaces" / "video-saliency" / "app.py"

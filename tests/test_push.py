@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,11 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
 from small_repositories import make_clip_array, save_small_model
+from training_factory import reset_accelerate, tiny_content
 from transformers import AutoModel, pipeline
+
+from video_saliency.training.training_run import RunOptions, train_recipe
 
 SCRIPTS = Path(__file__).parent.parent / "hub_scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -25,6 +30,7 @@ import push_metric  # noqa: E402
 import push_model  # noqa: E402
 import push_space  # noqa: E402
 from export_model import export_model  # noqa: E402
+from export_model import main as export_main  # noqa: E402
 
 KEY = ("model", "org/gfsalnet")
 
@@ -57,6 +63,25 @@ def repository(exported, tmp_path) -> Path:
     for path in exported.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     return copy
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, Path]:
+    """The folders that miniature runs write: a plain model, an adapter, and the adapter merged."""
+    home = tmp_path_factory.mktemp("trained")
+    for name, lora in (("plain", {}), ("adapted", {"enabled": True, "rank": 2, "merge": True})):
+        recipe = tiny_content(home / "clips", loop={"steps": 1, "accumulation": 1}, lora=lora)
+        (home / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+        reset_accelerate()
+        try:
+            train_recipe(RunOptions(home / f"{name}.yaml", home / name))
+        finally:
+            reset_accelerate()
+    return {
+        "model": home / "plain" / "model",
+        "adapter": home / "adapted" / "model",
+        "merged": home / "adapted" / "merged",
+    }
 
 
 def push(folder: Path, api: HfApi, *more: str, repo: str = KEY[1]) -> int:
@@ -218,6 +243,48 @@ def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
     assert not torch.allclose(adapted, expected, atol=1e-3)
     assert hub.requests("GET", "/_lfs/")
     assert not any(authorised for _, path, authorised in hub.log if path.startswith("/_lfs/"))
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter", "merged"])
+def test_what_the_trainer_writes_is_pushed_whole(trained, hub, api, tmp_path, capsys, kind):
+    folder = shutil.copytree(trained[kind], tmp_path / kind)
+    if kind == "adapter":
+        assert push(folder, api, "--push") == 2
+        assert "write the Hub id of the base" in capsys.readouterr().err
+        settings = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": "org/base"}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+    assert push(folder, api, "--push") == 0, capsys.readouterr().err
+    assert contents(hub) == on_disk(folder)
+    assert json.loads(contents(hub)["training.json"])["steps"] == 1
+
+
+def test_a_trained_model_is_exported_with_its_record(trained, tmp_path):
+    export_model(str(trained["merged"]), tmp_path / "repo", self_contained=True)
+    assert (tmp_path / "repo" / "training.json").read_bytes() == (trained["merged"] / "training.json").read_bytes()
+    push_model.model_files(tmp_path / "repo")
+
+
+@pytest.mark.parametrize("more", [[], ["--self-contained"]])
+def test_an_adapter_is_not_exported_but_told_to_be_merged(trained, tmp_path, capsys, more):
+    assert export_main(["--model", str(trained["adapter"]), "--output", str(tmp_path / "repo"), *more]) == 2
+    error = capsys.readouterr().err
+    assert "is an adapter" in error and "lora.merge=true" in error and "merge_adapter" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_auto_map_may_hold_pairs(repository, api, capsys):
+    config = json.loads((repository / "config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["slow_tokenizer.Slow", None], "AutoModel": "other/code--model.Model"}
+    (repository / "config.json").write_text(json.dumps(config))
+    assert push(repository, api) == 2
+    assert "slow_tokenizer.py is missing" in capsys.readouterr().err
+    (repository / "slow_tokenizer.py").write_text("class Slow: ...\n")
+    assert push(repository, api) == 0
+
+
+def test_a_metric_is_pushed_from_its_own_folder(api, capsys, monkeypatch):
+    monkeypatch.chdir(push_metric.METRIC)
+    assert push_metric.main([".", "--repo", "org/video_saliency_metrics"], api) == 0, capsys.readouterr().err
 
 
 def test_the_space_and_the_metric_are_pushed(hub, api, capsys):

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
+import subprocess
 import sys
 import types
 import zipfile
@@ -18,7 +20,7 @@ import torch
 import yaml
 from huggingface_hub import SpaceCardData
 from small_repositories import save_small_model
-from space_server import EXAMPLE_CLIP, SpaceServer
+from space_server import EXAMPLE_CLIP, SpaceServer, guarded_environment
 from tiny_models import tiny_dtfsal
 from video_factory import cut_file, make_clip
 
@@ -30,7 +32,7 @@ gradio = pytest.importorskip("gradio", reason="the Space needs the extra `demo`"
 SPACE = Path(__file__).parent.parent / "spaces" / "video-saliency"
 sys.path.insert(0, str(SPACE))
 
-from prediction import Limits, predict_clip  # noqa: E402
+from prediction import ClipError, Limits, predict_clip  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +113,22 @@ def test_limits_are_told(predictor, tmp_path, limits, message):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_a_recording_that_does_not_tell_its_length_is_cut(predictor, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("limits", "note"),
+    [
+        ({"seconds": 0.2}, "Only the first 0.2 seconds were used."),  # 0 to 0.2 s at 25 frames a second
+        ({"frames": 6}, "Only the first 6 frames were used."),
+    ],
+)
+def test_a_recording_that_does_not_tell_its_length_is_cut(predictor, tmp_path, monkeypatch, limits, note):
     clip = make_clip(tmp_path / "clip.mp4")
     info = probe(clip)
     unknown = type(info)(**{**info.__dict__, "duration_s": None, "num_frames": None})
     monkeypatch.setattr("prediction.probe", lambda path: unknown)
     (tmp_path / "out").mkdir()
-    result = predict_clip(clip, predictor, tmp_path / "out", limits=Limits(seconds=0.2))
-    assert len(result.times) == 6  # 0 to 0.2 s at 25 frames a second
-    assert "Only the first 0.2 seconds were used." in result.notes
+    result = predict_clip(clip, predictor, tmp_path / "out", limits=Limits(**limits))
+    assert len(result.times) == 6
+    assert result.notes[1:] == [note]
     assert len(list(read_frames(result.overlay))) == 6
 
 
@@ -156,6 +165,44 @@ def test_results_are_removed_with_the_next_clip_and_when_the_visitor_is_gone(app
     assert state.time_to_live == app.KEPT_SECONDS
     state.delete_callback(second)
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_results_stay_until_a_new_clip_is_done(app, tmp_path):
+    """After a clip that cannot be read, the page still shows the one before."""
+    clip, label = str(make_clip(tmp_path / "clip.mp4", num_frames=3)), next(iter(app.MODELS))
+    first = app.predict(clip, label, False, None)[9]
+    (tmp_path / "text.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(gradio.Error, match="not a video"):
+        app.predict(str(tmp_path / "text.mp4"), label, False, first)
+    assert app.show_frame(first, 2)[1].startswith("Frame 2 at")
+    assert all(path.exists() for path in (first.overlay, first.csv, first.maps))
+    app.remove_results(first)
+
+
+def test_a_damaged_clip_is_told_without_a_path(app, predictor, tmp_path, monkeypatch):
+    whole = make_clip(tmp_path / "clip.mkv", num_frames=40)
+    info = probe(whole)
+    clip = cut_file(whole, 0.02)
+    with pytest.raises(gradio.Error, match="not a video that can be read") as error:
+        app.predict(str(clip), next(iter(app.MODELS)), False, None)
+    assert str(tmp_path) not in error.value.message
+    monkeypatch.setattr("prediction.probe", lambda path: info)  # as of a clip whose head is whole
+    clip.write_bytes(b"no video" * 100)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ClipError, match="damaged or cut. Please upload it again") as error:
+        predict_clip(clip, predictor, tmp_path / "out")
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_a_fault_of_the_server_is_told_without_a_path(app, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(app, "predict_clip", fail)
+    with pytest.raises(gradio.Error, match="Something went wrong here") as error:
+        app.predict(str(make_clip(tmp_path / "clip.mp4")), next(iter(app.MODELS)), False, None)
+    assert str(tmp_path) not in error.value.message
+    assert error.value.print_exception, "the log must say what it was"
 
 
 def test_page_has_the_parts_that_it_names(app):
@@ -210,6 +257,36 @@ def test_front_matter_and_requirements_are_those_of_a_space():
     }
 
 
+def test_analytics_are_off(app):
+    assert gradio.analytics.analytics_enabled() is False
+    assert app.demo.analytics_enabled is False
+
+
+REACH_OUT = """
+import socket
+for call in (
+    lambda: socket.create_connection(("192.0.2.1", 80), timeout=5),
+    lambda: socket.getaddrinfo("example.org", 80),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 80)),
+):
+    try:
+        call()
+    except OSError as error:
+        print(error)
+server = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(server.getsockname(), timeout=5)
+"""
+
+
+def test_the_guard_of_the_tests_notices_and_refuses_other_hosts(tmp_path):
+    log = tmp_path / "network.log"
+    environment = {**os.environ, **guarded_environment(tmp_path / "guard", log)}
+    done = subprocess.run([sys.executable, "-c", REACH_OUT], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("lets nobody reach") == 3
+    assert [line.split()[-1] for line in log.read_text().splitlines()] == ["192.0.2.1", "example.org", "192.0.2.1"]
+
+
 def test_eight_clips_at_once_and_one_of_them_broken(predictor, model, tmp_path):
     """Each comes back with its own maps; the broken one with its own message."""
     client_api = pytest.importorskip("gradio_client")
@@ -234,6 +311,7 @@ def test_eight_clips_at_once_and_one_of_them_broken(predictor, model, tmp_path):
             answers = {name: (count, more) for name, count, more in threads.map(send, clips)}
         log = server.log.read_text()
         assert "Traceback" not in log, log
+        assert server.network_attempts() == [], "the Space asked another host"
     assert "not a video" in answers.pop("broken")[1]
     for name, (count, overlay) in answers.items():
         assert count == int(name) == probe(overlay).num_frames

@@ -22,7 +22,7 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 import torch
-from prediction import Limits, Prediction, predict_clip
+from prediction import ClipError, Limits, Prediction, predict_clip
 
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.predictor import VideoSaliencyPredictor
@@ -105,7 +105,6 @@ def predict(
         raise gr.Error("Please upload or record a clip first.", print_exception=False)
     if label not in MODELS:
         raise gr.Error(f"There is no model {label!r}: choose one of the list.", print_exception=False)
-    remove_results(old)
     progress(0.0, desc="reading the clip")
 
     def tell(done: int, total: int | None) -> None:
@@ -115,14 +114,16 @@ def predict(
     folder = Path(tempfile.mkdtemp(prefix="video-saliency-"))
     try:
         result = predict_clip(Path(path), predictor_of(label), folder, hears=hears, limits=LIMITS, tell=tell)
-    except (ValueError, OSError) as error:
+        raw_map, line = show_frame(result, 0)
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise gr.Error(str(error), print_exception=False) from error
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, ClipError):
+            raise gr.Error(str(error), print_exception=False) from error
+        if isinstance(error, (ValueError, OSError)):  # a fault of ours, whose words hold paths: they go to the log
+            raise gr.Error("Something went wrong here. Please try again, or try another clip.") from error
         raise
+    remove_results(old)  # not before: until a new clip is done, the page shows these
     last = len(result.times) - 1
-    raw_map, line = show_frame(result, 0)
     return (
         str(result.overlay),
         show_curve(result, "spread"),

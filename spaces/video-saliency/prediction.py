@@ -19,6 +19,10 @@ from video_saliency.video_io import TruncatedVideoError, VideoError, VideoInfo, 
 from video_saliency.visualization import overlay
 
 
+class ClipError(ValueError):
+    """What is wrong with a clip, in words for the visitor: a remedy, and no path of the server."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a clip may be at most, so that everybody in the queue gets a turn."""
@@ -29,7 +33,7 @@ class Limits:
     megabytes: float = 100.0
 
     def describe(self) -> str:
-        return f"up to {self.seconds:g} seconds, {self.long_side} pixels a side and {self.megabytes:g} MB"
+        return f"up to {self.seconds:g} seconds, {self.frames} frames, {self.long_side} pixels a side and {self.megabytes:g} MB"
 
 
 @dataclass
@@ -65,27 +69,27 @@ class Prediction:
 
 
 def check_clip(path: Path, limits: Limits) -> VideoInfo:
-    """What a clip is. Raises `ValueError` with the remedy if it is no video, or beyond the limits."""
+    """What a clip is. Raises `ClipError` with the remedy if it is no video, or beyond the limits."""
     megabytes = path.stat().st_size / 1e6
     if megabytes > limits.megabytes:
-        raise ValueError(f"This file has {megabytes:.0f} MB. Please keep it below {limits.megabytes:g} MB.")
+        raise ClipError(f"This file has {megabytes:.0f} MB. Please keep it below {limits.megabytes:g} MB.")
     try:
         info = probe(path)
-    except VideoError as error:
-        raise ValueError(
+    except (VideoError, OSError) as error:
+        raise ClipError(
             "This is not a video that can be read. Please upload an MP4, WebM, MOV or MKV file."
         ) from error
     if info.duration_s is not None and info.duration_s > limits.seconds:
-        raise ValueError(
+        raise ClipError(
             f"This clip lasts {info.duration_s:.0f} seconds. Please cut it to {limits.seconds:g} seconds or less."
         )
     if info.num_frames is not None and info.num_frames > limits.frames:
-        raise ValueError(
+        raise ClipError(
             f"This clip has {info.num_frames} frames. Please cut it to {limits.frames} frames or less, or lower its "
             "frame rate."
         )
     if max(info.width, info.height) > limits.long_side:
-        raise ValueError(
+        raise ClipError(
             f"This clip has {info.width} x {info.height} pixels. Please scale it down to {limits.long_side} pixels a "
             "side or less."
         )
@@ -112,7 +116,7 @@ def predict_clip(
         tell: called with the frames done and the frames in all, if known.
 
     Raises:
-        ValueError: for something that is not a video, or one beyond the limits.
+        ClipError: for something that is not a video, or one beyond the limits.
     """
     limits = limits or Limits()
     info = check_clip(path, limits)
@@ -121,16 +125,21 @@ def predict_clip(
     )
     shards = MapShardWriter(folder / "maps")
     options = {"audio": "on" if hears else "off"} if predictor.audio_spec is not None else {}
-    stream = predictor.stream(path, with_frames=True, **options)
-    with CsvWriter(result.csv) as table, closing(stream):
-        frames = _recorded(stream, result, limits, shards, table)
-        sound = write_video(
-            result.overlay,
-            _told(frames, info.num_frames, tell),
-            time_base=info.time_base,
-            frame_rate=info.frame_rate,
-            audio_from=path,
-        )
+    try:
+        stream = predictor.stream(path, with_frames=True, **options)
+        with CsvWriter(result.csv) as table, closing(stream):
+            frames = _recorded(stream, result, limits, shards, table)
+            sound = write_video(
+                result.overlay,
+                _told(frames, info.num_frames, tell),
+                time_base=info.time_base,
+                frame_rate=info.frame_rate,
+                audio_from=path,
+            )
+    except VideoError as error:
+        raise ClipError(
+            "This video cannot be read: the file seems to be damaged or cut. Please upload it again, or another copy."
+        ) from error
     shards.flush()
     result.shards = [(int(shard.stem.split("-")[1]), shard) for shard in sorted((folder / "maps").glob("*.npz"))]
     with zipfile.ZipFile(result.maps, "w") as archive:  # maps do not get smaller by compression
@@ -147,7 +156,10 @@ def _recorded(
     try:
         for frame in stream:
             # live recordings do not say how long they are
-            if frame.time_s > limits.seconds or frame.frame_index >= limits.frames:
+            if frame.frame_index >= limits.frames:
+                result.notes.append(f"Only the first {limits.frames} frames were used.")
+                return
+            if frame.time_s > limits.seconds:
                 result.notes.append(f"Only the first {limits.seconds:g} seconds were used.")
                 return
             statistics = frame_statistics(frame.model_map, frame.source_size)

@@ -183,13 +183,16 @@ def _load_pickle(path: Path, safe_classes: tuple[SafeClass, ...]) -> Any:
         with torch.serialization.safe_globals(list(safe_classes)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        if named := re.search(r"GLOBAL ([\w.]+)", reason):
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(
                 f"{path} holds {named[1]} beside tensors: only tensors are loaded, because other objects could run "
                 "code; save the state_dict() alone in the program that made it"
             ) from error
-        raise ValueError(f"{path} is no file of torch.save, or a damaged one ({reason[:100]})") from error
+        # torch's own words are about its settings, not about the file
+        raise ValueError(
+            f"{path} is no checkpoint of torch or safetensors, or a damaged one: name the file with the weights, or "
+            "download it again"
+        ) from error
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -28,6 +28,7 @@ def load_config(name_or_path: str) -> Any:
     """
     if Path(name_or_path).is_dir() and (base := _base_of_adapter(name_or_path)) is not None:
         return load_config(base)
+    _check_name(name_or_path)
     _check_folder(name_or_path, "config.json", "name a folder that save_pretrained wrote")
     try:
         config = _load(AutoConfig, name_or_path)
@@ -71,6 +72,7 @@ def load_model(name_or_path: str, *, config: Any = None) -> Any:
 
 def load_processor(name_or_path: str) -> VideoSaliencyProcessor:
     """The processor of a folder or Hub id. Raises `ValueError` if there is none."""
+    _check_name(name_or_path)
     _check_folder(name_or_path, "processor_config.json", "save the processor beside the model")
     processor: VideoSaliencyProcessor = _load(AutoProcessor, name_or_path)
     return processor
@@ -90,6 +92,14 @@ def _base_of_adapter(name_or_path: str) -> str | None:
         return None if file is None else str(json.loads(Path(file).read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError):
         return None  # a repository that cannot be reached either: loading its config says why
+
+
+def _check_name(name_or_path: str) -> None:
+    """Before the Hub is asked, which takes half a minute where it cannot be reached."""
+    if "/" not in name_or_path and not Path(name_or_path).is_dir():
+        raise ValueError(
+            f"there is no folder {name_or_path!r} here, and a Hub id has the form ORG/NAME: check the name of the model"
+        )
 
 
 def _check_folder(name_or_path: str, file: str, remedy: str) -> None:

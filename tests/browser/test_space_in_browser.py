@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from space_server import EXAMPLE_CLIP, SpaceServer
 
+from video_saliency.map_io import read_map_shards
 from video_saliency.video_io import read_frames, write_video
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -111,12 +112,13 @@ def visit(server, browser, request) -> Iterator[Visit]:
     page.wait_for_selector("#clip input[type=file]", state="attached", timeout=60_000)
     yield visit
     assert visit.hosts <= {server.url.removeprefix("http://"), ""}, "the page asked another host"
+    assert server.network_attempts() == [], "the server asked another host"
     assert visit.complaints == []
     page.close()
 
 
 @pytest.mark.parametrize("visit", ["desktop"], indirect=True)
-def test_the_example_clip_on_a_desktop(visit, screenshots):
+def test_the_example_clip_on_a_desktop(visit, screenshots, tmp_path):
     page = visit.page
     page.screenshot(path=screenshots / "desktop-empty.png", full_page=True)
     visit.upload(EXAMPLE_CLIP)
@@ -148,6 +150,10 @@ def test_the_example_clip_on_a_desktop(visit, screenshots):
         page.click("#table")
     lines = Path(download.value.path()).read_text().splitlines()
     assert len(lines) == 186 and lines[0].startswith("frame,time_s,")
+    with page.expect_download() as download:
+        page.click("#maps")
+    shutil.unpack_archive(download.value.path(), tmp_path / "maps", format="zip")
+    assert sum(1 for _ in read_map_shards(tmp_path / "maps")) == 185
 
 
 @pytest.mark.parametrize("visit", ["phone"], indirect=True)

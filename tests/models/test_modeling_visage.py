@@ -15,6 +15,7 @@ from model_test_base import ModelTests
 from safetensors.torch import load_file
 from seeded_weights import seeded_input
 from torch import nn
+from transformers import initialization as init
 from visage_reference import TAG, reference_model
 from visage_weights import tiny_clip
 
@@ -462,6 +463,63 @@ def test_a_third_expert_from_outside(edge_expert: str, tmp_path: Path) -> None:
         ViSAGEForVideoSaliency(tiny_config(experts=[{**entry, "options": {"size": 3}}]))
 
 
+@pytest.fixture
+def expert_of_many_kinds() -> Iterator[str]:
+    """An expert that holds layers of kinds that ours have not, and layers with initial values of their own."""
+
+    class ConstantConv(nn.Conv3d):
+        def init_weights(self) -> None:
+            init.constant_(self.weight, 0.5)
+            init.constant_(self.bias, 0.25)
+
+    class Pair(nn.Module):
+        """No tensors of its own, but a rule for those that it holds."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def init_weights(self) -> None:
+            init.constant_(self.right.weight, 3.0)
+
+    @register_expert("many")
+    class ManyExpert(ViSAGEExpert):
+        def __init__(self, backbone_dim: int, num_levels: int) -> None:
+            super().__init__(backbone_dim, num_levels)
+            self.layer_norm, self.batch_norm, self.linear = nn.LayerNorm(4), nn.BatchNorm1d(4), nn.Linear(4, 4)
+            self.instance_norm, self.bare_norm = nn.InstanceNorm3d(4, affine=True), nn.InstanceNorm3d(4)
+            self.transposed = nn.ConvTranspose2d(4, 6, 3)
+            self.embedding, self.attention = nn.Embedding(5, 4), nn.MultiheadAttention(4, 2)
+            self.constant, self.pair = ConstantConv(1, 1, 1), Pair()
+
+        def forward(self, features, class_token, *, output_size, auxiliary=False):
+            raise NotImplementedError
+
+    yield "many"
+    del EXPERTS["many"]
+
+
+def test_weights_that_are_missing_get_the_initial_values_of_their_kind(
+    expert_of_many_kinds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(experts=[{"name": "only", "type": expert_of_many_kinds}])
+    state = {name: value for name, value in tiny_model().state_dict().items() if name.startswith("backbone")}
+    state["experts.only.pair.left.weight"] = torch.full((2, 2), 7.0)
+    empty_like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: empty_like(*args, **kwargs).fill_(-77))
+    loaded = ViSAGEForVideoSaliency.from_pretrained(None, config=config, state_dict=state)
+    expert: Any = loaded.experts["only"]
+    untouched = [name for name, value in expert.state_dict().items() if (value == -77).any()]
+    assert not untouched
+    for norm in (expert.layer_norm, expert.batch_norm, expert.instance_norm):
+        assert (norm.weight == 1).all() and not norm.bias.any()
+    bound = 1 / math.sqrt(6 * 9)  # of PyTorch, from the outputs where a convolution is transposed
+    assert bound / 2 < expert.transposed.weight.abs().max() <= bound and expert.transposed.bias.any()
+    assert 0 < expert.embedding.weight.std() < 0.1
+    assert expert.constant.weight.item() == 0.5 and expert.constant.bias.item() == 0.25
+    assert (expert.pair.right.weight == 3).all() and (expert.pair.left.weight == 7).all()
+
+
 def test_an_unknown_expert_type_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown type 'magic': known are modulated, multiscale"):
         ViSAGEForVideoSaliency(tiny_config(experts=[{"name": "a", "type": "magic"}]))
@@ -477,6 +535,18 @@ def test_loads_on_automatic_devices(tmp_path: Path) -> None:
         with torch.no_grad():
             maps = loaded(frames.to(loaded.dtype)).saliency_maps
         torch.testing.assert_close(maps, model(frames).saliency_maps, atol=0.02 if options else 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("cast", ["half", "bfloat16"])
+def test_half_precision_is_for_the_backbone_alone(cast: str) -> None:
+    model, dtype = tiny_model(), {"half": torch.float16, "bfloat16": torch.bfloat16}[cast]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert getattr(model, cast)() is model
+    for name, value in model.state_dict().items():
+        if name.startswith("experts.") or "position_table" in name:
+            assert torch.equal(value, state[name]) and value.dtype == state[name].dtype, name
+        else:
+            assert value.dtype == dtype, name
 
 
 def test_the_released_model_in_full_size() -> None:
@@ -496,12 +566,21 @@ def test_the_released_model_in_full_size() -> None:
     ("fields", "message"),
     [
         ({"backbone_heads": 5}, "must divide backbone_dim"),
+        ({"backbone_heads": 0}, "backbone_heads must be 1 or more"),
+        ({"backbone_table_frames": 0}, "backbone_table_frames must be 1 or more"),
+        ({"patch_size": 0}, "patch_size must be 1 or more"),
+        ({"backbone_drop_path": 1.0}, "backbone_drop_path must be 0 or more and less than 1"),
+        ({"backbone_drop_path": -0.1}, "backbone_drop_path must be 0 or more and less than 1"),
         ({"image_size": 30}, "must be a multiple of patch_size"),
         ({"backbone_activation": "relu"}, "backbone_activation must be one of"),
         ({"window": {"output": "last"}}, "output='all'"),
         ({"window": {"frames": 8}}, "fields of WindowSpec only"),
         ({"experts": []}, "experts must have names"),
         ({"experts": [{"name": "a b", "type": "modulated"}]}, "experts must have names"),
+        ({"experts": [{"name": "keys", "type": "modulated"}]}, r"attributes of .*ModuleDict.* rename keys"),
+        ({"experts": [{"name": "lora_A", "type": "modulated"}]}, "begin with lora_, .* rename lora_A"),
+        ({"experts": [{"name": "type", "type": "modulated"}]}, "attributes of .*ModuleDict"),
+        ({"experts": [{"name": "training", "type": "modulated"}]}, "attributes of .*ModuleDict"),
         ({"experts": [{"type": "modulated"}]}, "an expert has name and type"),
         ({"experts": [{"name": "a", "type": "modulated", "size": 3}]}, "an expert has name and type"),
         ({"experts": [{"name": "a", "type": "modulated", "layers": [3, 1]}]}, "rising block numbers from 0 to 3"),
@@ -515,6 +594,7 @@ def test_the_released_model_in_full_size() -> None:
         ({"fusion_weights": [0.0, 1.0], "active_experts": ["first"]}, "have the weight 0"),
         ({"fusion_epsilon": 0.6}, "fusion_epsilon must lie between"),
         ({"output_size": [3]}, "output_size must be"),
+        ({"output_size": [0, 3]}, "output_size must be"),
     ],
 )
 def test_wrong_configs_say_what_to_do(fields: dict[str, Any], message: str) -> None:
@@ -529,9 +609,23 @@ def test_wrong_inputs_say_what_to_do() -> None:
         ({"pixel_values_videos": frames[0]}, "pixel_values_videos must be"),
         ({"pixel_values_videos": frames[..., :20]}, "cannot be cut into patches"),
         ({"pixel_values_videos": frames, "fixation_labels": frames[:, :, 0]}, "need saliency_labels"),
+        *(
+            (
+                {"pixel_values_videos": frames, "output_size": size},
+                "output_size must be .rows, columns., each 1 or more",
+            )
+            for size in (28, 0, (), (28,), (0, 3), (3, -1), (1, 2, 3))
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             model(**inputs)
+    for kind, options, message in (
+        ("modulated", {"dim": 1}, "needs dim of 2 or more"),
+        ("modulated", {"reduced_dim": 0}, "reduced_dim of 1 or more"),
+        ("multiscale", {"dim": 0}, "needs dim and reduced_dim of 1 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ViSAGEForVideoSaliency(tiny_config(experts=[{"name": "a", "type": kind, "options": options}]))
     for options in ({"auxiliary_loss_weights": [0.1] * 4}, {"dim": 8.5}):
         with pytest.raises((ValueError, TypeError)):
             ViSAGEForVideoSaliency(tiny_config(experts=[{"name": "a", "type": "multiscale", "options": options}]))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from visage_reference import reference_model
 from visage_weights import tiny_clip
 
@@ -301,6 +301,70 @@ def test_wrong_adapters_say_what_to_do(tmp_path: Path) -> None:
     deeper.save_expert_adapter("first", tmp_path)
     with pytest.raises(ValueError, match="adapts layers that the backbone lacks, such as blocks.4"):
         model.load_expert_adapter("only", tmp_path)
+
+
+@pytest.mark.parametrize("experts", [None, [{"name": "first", "type": "modulated", "options": SMALL}]])
+def test_a_refused_adapter_leaves_the_model_as_it_was(experts: list[dict[str, Any]] | None, tmp_path: Path) -> None:
+    """Into an expert with an adapter of its own, and into one without."""
+    tiny_model().save_expert_adapter("first", tmp_path / "good")
+    tensors = load_file(tmp_path / "good" / "adapter_model.safetensors")
+    settings = json.loads((tmp_path / "good" / "adapter_config.json").read_text())
+    name = "base_model.model.backbone.blocks.0.attn.proj.lora_A.weight"
+    changes: list[tuple[str, dict[str, Any], dict[str, torch.Tensor]]] = [
+        (f"{name}: its shape is .1, 32. and must be .2, 32.", {}, {**tensors, name: tensors[name][:1].clone()}),
+        (f"{name}: its shape is None", {}, {key: value for key, value in tensors.items() if key != name}),
+        ("its shape is .2, 32. and must be .3, 32.", {"r": 3}, {k: v for k, v in tensors.items() if "patch" not in k}),
+        ("r of at least 1, dropout in 0..1", {"lora_dropout": 1.0}, tensors),
+        ("holds another expert", {}, {**tensors, "base_model.model.experts.first.head.weight": torch.zeros(2)}),
+        ("has a rank_pattern or alpha_pattern", {"alpha_pattern": {"qkv": 9}}, tensors),
+        ("has a rank_pattern or alpha_pattern", {"rank_pattern": {"qkv": 1}}, tensors),
+    ]
+    model = tiny_model() if experts is None else tiny_model(experts=experts)
+    config, state = model.config.to_dict(), {name: value.clone() for name, value in model.state_dict().items()}
+    for message, changed, weights in changes:
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        (tmp_path / "bad" / "adapter_config.json").write_text(json.dumps({**settings, **changed}))
+        save_file(weights, tmp_path / "bad" / "adapter_model.safetensors")
+        with pytest.raises(ValueError, match=message):
+            model.load_expert_adapter("first", tmp_path / "bad")
+        assert model.config.to_dict() == config
+        assert list(model.state_dict()) == list(state)
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    model.load_expert_adapter("first", tmp_path / "good")
+    assert torch.equal(model.state_dict()["backbone.blocks.0.attn.proj.lora_A.first.weight"], tensors[name])
+
+
+def test_every_target_of_an_adapter_must_be_there() -> None:
+    plain = [{"name": "only", "type": "modulated", "options": SMALL}]
+    for targets in (["qkv", "porj"], ["qkv", "attn"], ["kv"]):
+        with pytest.raises(
+            ValueError, match="ends in the LoRA target '(porj|attn|kv)': choose from fc1, fc2, proj, qkv"
+        ):
+            tiny_model(experts=[{**plain[0], "lora": {**LORA, "targets": targets}}])
+        model = tiny_model(experts=plain)
+        with pytest.raises(ValueError, match="LoRA target"):
+            model.add_expert_adapter("only", targets=targets)
+        assert model.config.experts[0]["lora"] is None
+    adapters = adapters_of(tiny_model(experts=[{**plain[0], "lora": {**LORA, "targets": ["attn.proj"]}}]), "only")
+    assert len(adapters) == 2 * FIELDS["backbone_depth"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parts_that_wait_on_disk_give_the_same_maps(dtype: str, tmp_path: Path) -> None:
+    """The placement of `device_map="auto"` on a device that is too small."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    blocks = {f"backbone.blocks.{number}": "disk" for number in range(FIELDS["backbone_depth"])}
+    offloaded = ViSAGEForVideoSaliency.from_pretrained(
+        tmp_path / "model",
+        dtype=dtype,
+        device_map={"backbone.patch_embed": "cpu", **blocks, "experts.first": "disk", "experts.second": "cpu"},
+        offload_folder=tmp_path / "offloaded",
+    )
+    assert all(
+        value.is_meta for value in [*offloaded.backbone.blocks.parameters(), *offloaded.experts["first"].parameters()]
+    )
+    whole = ViSAGEForVideoSaliency.from_pretrained(tmp_path / "model", dtype=dtype)
+    assert torch.equal(maps_of(offloaded, FRAMES), maps_of(whole, FRAMES))
 
 
 def test_fusion_weights_follow_the_experts_that_are_kept() -> None:

@@ -121,13 +121,14 @@ class InternVideo2RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Shape and precision as given, or float32; the normalised values are rounded before they are weighted."""
-        return self.normalize(values.float(), values.dtype)
+    def forward(self, branch: torch.Tensor, residual: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The norm of a sum and the sum, in shape and precision as given; only what is returned is rounded.
 
-    def add(self, branch: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The norm of a sum and the sum; only what is returned is rounded. No residual is one of zeros."""
-        total = branch.float() if residual is None else branch.float() + residual.float()
+        No residual is one of zeros. Normalised values are rounded, then weighted, which may make them float32.
+        """
+        if residual is None:
+            return self.normalize(branch.float(), branch.dtype), branch
+        total = branch.float() + residual.float()
         return self.normalize(total, branch.dtype), total.to(branch.dtype)
 
     def normalize(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -166,7 +167,7 @@ class InternVideo2Attention(nn.Module):
         query, key, value = self.qkv(tokens).chunk(3, dim=-1)
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.q_norm(query), self.k_norm(key), value)
+            for part in (self.q_norm(query)[0], self.k_norm(key)[0], value)
         )
         if attn_implementation == "eager":
             scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
@@ -223,9 +224,9 @@ class InternVideo2Block(nn.Module):
             residual: of the same shape; none before the first block.
             attn_implementation: `"sdpa"` or `"eager"`.
         """
-        normed, residual = self.norm1.add(branch, residual)
+        normed, residual = self.norm1(branch, residual)
         branch = self._dropped(self.ls1(self.attn(normed, attn_implementation)))
-        normed, residual = self.norm2.add(branch, residual)
+        normed, residual = self.norm2(branch, residual)
         return self._dropped(self.ls2(self.mlp(normed))), residual
 
     def _dropped(self, branch: torch.Tensor) -> torch.Tensor:
@@ -352,6 +353,10 @@ class InternVideo2Encoder(nn.Module):
         return size[0] // kernel[0], size[1] // kernel[1], size[2] // kernel[2]
 
 
+# what `init_internvideo2_weights` fills
+INITIALIZED = (nn.Linear, InternVideo2RMSNorm, InternVideo2LayerScale, InternVideo2PatchEmbed)
+
+
 @torch.no_grad()
 def init_internvideo2_weights(module: nn.Module) -> None:
     """Initial weights of one module of the encoder, for a `_init_weights` of transformers; others are left alone.
@@ -374,6 +379,7 @@ def init_internvideo2_weights(module: nn.Module) -> None:
 
 
 __all__ = [
+    "INITIALIZED",
     "InternVideo2Attention",
     "InternVideo2Block",
     "InternVideo2Encoder",

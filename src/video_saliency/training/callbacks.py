@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate.tracking import GeneralTracker, on_main_process
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from video_saliency.atomic_files import atomic_path
+
 if TYPE_CHECKING:
     from video_saliency.training.training_loop import Trainer
     from video_saliency.training.training_validation import ValidationResult
@@ -61,7 +63,8 @@ class JsonlTracker(GeneralTracker):
         kept = [line for line in read_log(self.path) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(text, encoding="utf-8")
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     @on_main_process
     def store_init_configuration(self, values: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -92,6 +93,8 @@ class DataArguments:
     Attributes:
         train, validation: data sets; several are joined.
         windows: windows of each clip in an epoch, at random places; `"all"`: one after the other from its start.
+        short_clips: how training clips that are shorter than a window go on: `"repeat"` the last frame, or `"cycle"`
+            from the first one; `None`: as the model's window says, which rules validation and inference.
         validation_windows: evenly spaced windows of each clip.
         validation_clips: at most so many clips, evenly chosen; `None` for all.
         density_sigma: densities are Gaussians of this share of the height at the fixations; `None`: the data's own.
@@ -106,6 +109,7 @@ class DataArguments:
     train: list[DataSource] = field(default_factory=list)
     validation: list[DataSource] = field(default_factory=list)
     windows: int | str = 1
+    short_clips: Literal["repeat", "cycle"] | None = None
     validation_windows: int = 4
     validation_clips: int | None = None
     density_sigma: float | None = None
@@ -286,6 +290,10 @@ class TrainingArguments:
         for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        self._check_patterns()
+        betas = self.optimizer.betas
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"optimizer.betas must be two numbers from 0 to below 1, got {betas}")
         if not 0 <= self.model.teacher_share <= 1:
             raise ValueError(f"model.teacher_share must be 0 to 1, got {self.model.teacher_share}")
         windows = self.data.windows
@@ -295,6 +303,23 @@ class TrainingArguments:
             raise ValueError(
                 f"validation.select_by must be loss or one of validation.metrics, got {self.validation.select_by!r}"
             )
+
+    def _check_patterns(self) -> None:
+        model = self.model
+        patterns = {
+            "model.freeze": model.freeze,
+            "model.evaluation_mode": model.evaluation_mode,
+            "model.new_layers": model.new_layers,
+            "model.weights_from": list(model.weights_from),
+            "model.frozen_batch_norm": [model.frozen_batch_norm],
+            "lora.targets": [self.lora.targets],
+            "optimizer.groups": [group.pattern for group in self.optimizer.groups],
+        }
+        for place, pattern in ((place, pattern) for place, found in patterns.items() for pattern in found):
+            try:
+                re.compile(pattern or "")
+            except (re.error, TypeError) as error:
+                raise ValueError(f"{place}: {pattern!r} is no regular expression: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; `make_arguments(arguments.to_dict()) == arguments`."""

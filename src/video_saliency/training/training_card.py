@@ -66,13 +66,16 @@ Written by video-saliency {{ versions.video_saliency }} with torch {{ versions.t
 """
 
 
-def write_training_card(folder: Path, trainer: Trainer, *, is_smoke: bool = False) -> None:
+def write_training_card(
+    folder: Path, trainer: Trainer, *, is_smoke: bool = False, model_id: str | None = None
+) -> None:
     """Writes `README.md` and `training.json` into a model folder.
 
     Args:
         folder: of the model.
         trainer: whose run it was.
         is_smoke: a run on miniature data; its numbers are not shown, because they mean nothing.
+        model_id: by which users load the model; `None`: the folder's name.
     """
     record = training_record(trainer, is_smoke=is_smoke)
     with atomic_path(folder / RECORD) as temporary:
@@ -96,7 +99,7 @@ def write_training_card(folder: Path, trainer: Trainer, *, is_smoke: bool = Fals
         parameters=f"{record['parameters']:,}",
         trained=f"{record['trained_parameters']:,}",
         adapter=_adapter_sentence(trainer, folder),
-        model_id=folder.name,
+        model_id=model_id or folder.name,
         notes=arguments.notes.strip(),
         scores="Miniature data: no scores." if is_smoke else _score_table(record),
         data="Miniature data, made up." if is_smoke else _data_lines(trainer),

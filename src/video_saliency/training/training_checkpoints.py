@@ -197,7 +197,8 @@ def is_disk_full(error: BaseException) -> bool:
     if error.__context__ is not None and isinstance(error.__context__, OSError) and is_disk_full(error.__context__):
         return True
     words = ("no space left", "file too large", "disk quota", "file write failed", "unexpected pos", "enforce fail")
-    return any(word in str(error).lower() for word in words)
+    message = str(error).lower()
+    return "allocate memory" not in message and any(word in message for word in words)
 
 
 def remove_folder(folder: Path) -> None:
@@ -214,32 +215,36 @@ def remove_leftovers(home: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_same_run(root: Path, arguments: TrainingArguments, world: dict[str, Any], *, is_main: bool) -> None:
-    """Writes down what a run was told, or makes sure that it is the same as before.
+def run_record(arguments: TrainingArguments, world: dict[str, Any]) -> dict[str, Any]:
+    """What a run was told, and what else decides about its losses, such as samples in a step; JSON types."""
+    record: dict[str, Any] = json.loads(json.dumps({"arguments": arguments.to_dict(), "world": world}))
+    return record
 
-    Args:
-        root: folder of the run.
-        arguments: of the run.
-        world: what else decides about the losses, such as samples in a step.
-        is_main: whether this process writes.
+
+def check_same_run(root: Path, own: dict[str, Any]) -> bool:
+    """Whether the folder `root` is that of the run with the record `own`; it is not if it holds no record.
 
     Raises:
         ValueError: for a folder with another run.
     """
     path = root / RECORD
-    own = json.loads(json.dumps({"arguments": arguments.to_dict(), "world": world}))
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        different = sorted(_differences(_deciding(before), _deciding(own), ""))
-        if different:
-            raise ValueError(
-                f"{root} holds a run with other settings ({', '.join(different)}): name another --output, or repeat "
-                "its command"
-            )
-    elif is_main:
-        root.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
+    if not path.exists():
+        return False
+    before = json.loads(path.read_text(encoding="utf-8"))
+    different = sorted(_differences(_deciding(before), _deciding(own), ""))
+    if different:
+        raise ValueError(
+            f"{root} holds a run with other settings ({', '.join(different)}): name another --output, or repeat "
+            "its command"
+        )
+    return True
+
+
+def write_run_record(root: Path, own: dict[str, Any]) -> None:
+    """Makes `root` the folder of a run."""
+    root.mkdir(parents=True, exist_ok=True)
+    with atomic_path(root / RECORD) as temporary:
+        temporary.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
 
 
 def _deciding(content: dict[str, Any]) -> dict[str, Any]:
@@ -281,18 +286,30 @@ class BestModels:
     Args:
         root: folder of the run.
         accelerator: of the run.
+
+    Attributes:
+        held: steps of the models that the last checkpoint names: a run that goes on from it needs them.
     """
 
     def __init__(self, root: Path, accelerator: Accelerator) -> None:
         self.home, self.accelerator = root / BEST, accelerator
+        self.held: set[int] = set()
 
     def path(self, step: int) -> Path:
         return self.home / step_name(step)
 
     def keep(self, steps: list[int], step: int, save: Callable[[Path], None]) -> None:
-        """Saves the model of `step`, and removes those whose steps are not in `steps`."""
+        """Saves the model of `step`, and removes those that neither `steps` nor the last checkpoint name."""
         with whole_folder(self.path(step), self.accelerator) as temporary:
             save(temporary)
+        self._prune({*steps, *self.held})
+
+    def hold(self, steps: list[int]) -> None:
+        """To be called when a checkpoint that names `steps` was saved or loaded: all other models are removed."""
+        self.held = set(steps)
+        self._prune(self.held)
+
+    def _prune(self, steps: set[int]) -> None:
         if self.accelerator.is_main_process:
             for path in self.home.glob("step-*"):
                 name = _NAME.fullmatch(path.name)
@@ -310,5 +327,7 @@ __all__ = [
     "check_same_run",
     "is_disk_full",
     "keep_trained_weights",
+    "run_record",
     "whole_folder",
+    "write_run_record",
 ]

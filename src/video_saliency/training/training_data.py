@@ -8,7 +8,7 @@ samples. Windows are cut by seeking; nothing before them is decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class WindowSettings:
     """How samples are made.
 
     Attributes:
-        spec: the model's window.
+        spec: the model's window, with the data's own way to fill up clips that are too short.
         size: (height, width) of the model's maps.
         windows: of each item in an epoch, or `"all"`.
         is_random: whether windows lie at random places, else evenly.
@@ -128,7 +128,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         self.has_fixations = any(item.fixation_files is not None for item in self.items)
         counts = [self._num_windows(item) for item in self.items]
         self._ends = np.cumsum(counts)
-        self._cache: dict[tuple[str, str], _Loaded] = {}
+        self._cache: dict[tuple[Any, ...], _Loaded] = {}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -352,6 +352,8 @@ def make_settings(
     audio: AudioSpec | None,
 ) -> WindowSettings:
     """The settings of the training windows."""
+    if data.short_clips is not None:
+        spec = replace(spec, tail_policy=data.short_clips)
     return WindowSettings(
         spec=spec,
         size=size,

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration, gather_object
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration, gather_object
 from torch.utils.data import DataLoader
 
 from video_saliency.training.callbacks import JsonlTracker, ProgressBar, SamplePictures, TrainerCallback
@@ -35,7 +36,9 @@ from video_saliency.training.training_checkpoints import (
     check_same_run,
     is_sharded,
     keep_trained_weights,
+    run_record,
     whole_folder,
+    write_run_record,
 )
 from video_saliency.training.training_data import (
     WindowDataset,
@@ -45,12 +48,13 @@ from video_saliency.training.training_data import (
     open_sources,
 )
 from video_saliency.training.training_inputs import InputMaker
-from video_saliency.training.training_model import build_model
+from video_saliency.training.training_model import adapt_model, open_model
 from video_saliency.training.training_validation import ValidationResult, Validator
 
 logger = logging.getLogger(__name__)
 
 MODEL = "model"
+SMALLER_MODEL = "train fewer weights (lora.enabled, model.freeze), or split the model: examples/accelerate/fsdp2.yaml"
 
 
 class Trainer:
@@ -79,14 +83,9 @@ class Trainer:
         check_processes(self.accelerator.num_processes, wanted=arguments.loop.num_processes)
         self.state = RunState()
         with self.accelerator.main_process_first():
-            self.training = build_model(arguments, output, is_main=self.accelerator.is_main_process)
+            self.training = open_model(arguments)
         self._open_data()
-        check_same_run(
-            output,
-            arguments,
-            {"samples in a step": self.plan.samples_per_step, "samples": self.plan.num_samples},
-            is_main=self.accelerator.is_main_process,
-        )
+        self._adapt()
         self._prepare()
         self.callbacks = [SamplePictures(), *callbacks]
         if arguments.record.progress_bar:
@@ -123,6 +122,17 @@ class Trainer:
                 accelerator=self.accelerator,
             )
 
+    def _adapt(self) -> None:
+        """What is trained of the model. Its base and then the record are written when all else was found right."""
+        is_main = self.accelerator.is_main_process
+        world = {"samples in a step": self.plan.samples_per_step, "samples": self.plan.num_samples}
+        record = run_record(self.arguments, world)
+        is_known = check_same_run(self.output, record)
+        self.accelerator.wait_for_everyone()  # nobody reads the record while it is made
+        adapt_model(self.training, self.output, is_main=is_main, is_new=not is_known)
+        if is_main and not is_known:
+            write_run_record(self.output, record)
+
     def _prepare(self) -> None:
         """Optimizer, averages and checkpoints around the model."""
         arguments, loop = self.arguments, self.arguments.loop
@@ -156,9 +166,10 @@ class Trainer:
         """Runs all steps that remain, validates, and writes the model folder.
 
         Raises:
-            TrainingError: for a loss that is no number, memory that is too small, or a full disk.
+            TrainingError: for a loss or gradient that is no number, memory that is too small, or a full disk.
         """
-        self.checkpoints.load_latest()
+        if self.checkpoints.load_latest() is not None:
+            self.best.hold(self._best_steps())
         self._start_trackers()
         for callback in self.callbacks:
             callback.on_start(self)
@@ -191,7 +202,14 @@ class Trainer:
             if self._is_due(self.state.step):
                 self._validate()
             if self.state.step % self.arguments.record.checkpoint_every == 0 or self.state.is_stopped:
-                self.checkpoints.save(self.state.step)
+                self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        self.checkpoints.save(self.state.step)
+        self.best.hold(self._best_steps())
+
+    def _best_steps(self) -> list[int]:
+        return [int(step) for _, step in self.state.best]
 
     def _loader(self) -> Iterator[dict[str, Any]]:
         """Batches of this process for all steps that remain; workers load ahead."""
@@ -227,11 +245,14 @@ class Trainer:
             losses.append(loss.detach().float())
         gathered = self.accelerator.gather(torch.stack(losses)).tolist()
         if not all(math.isfinite(value) for value in gathered):
-            self._stop_for_loss(batches, losses)
+            self._stop_for("loss", batches, losses)
         values = {"loss": math.fsum(gathered) / len(gathered), "epoch": step / self.plan.steps_per_epoch}
-        if self.arguments.optimizer.max_grad_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.optimizer.max_grad_norm)
+        largest = self.arguments.optimizer.max_grad_norm
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if largest is None else largest)
+        if norm is not None:  # DeepSpeed may keep it to itself
             values["gradient_norm"] = float(norm)
+            if not math.isfinite(values["gradient_norm"]):
+                self._stop_for("gradient", batches, losses)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
@@ -241,16 +262,17 @@ class Trainer:
             values["learning_rate" if index == 0 else f"learning_rate_{index}"] = group["lr"]
         return values
 
-    def _stop_for_loss(self, batches: Sequence[dict[str, Any]], losses: Sequence[torch.Tensor]) -> None:
+    def _stop_for(self, what: str, batches: Sequence[dict[str, Any]], losses: Sequence[torch.Tensor]) -> None:
+        """Ends a run whose loss or gradient is no finite number. Raises `TrainingError` with the windows in it."""
         own = [
-            f"{float(loss)} for {', '.join(batch['id'])}"
+            f"{'' if what == 'loss' else 'loss '}{float(loss)} for {', '.join(batch['id'])}"
             for loss, batch in zip(losses, batches, strict=True)
-            if not math.isfinite(float(loss))
+            if what != "loss" or not math.isfinite(float(loss))
         ]
         steps = self.checkpoints.steps()
         last = f"checkpoint of step {steps[-1]}" if steps else "start: there is no checkpoint yet"
         raise TrainingError(
-            f"the loss is no finite number at step {self.state.step + 1} (epoch "
+            f"the {what} is no finite number at step {self.state.step + 1} (epoch "
             f"{self.state.step // self.plan.steps_per_epoch + 1}): {'; '.join(gather_object(own))}. Weights were not "
             f"changed by it. Look at these frames and their maps, lower optimizer.learning_rate or set "
             f"optimizer.max_grad_norm; the same command goes on from the {last}"
@@ -280,7 +302,7 @@ class Trainer:
             value = self.validator.value(result)
             is_kept = self.state.note(value, self.state.step, result.scores, keep=arguments.keep_best)
             if is_kept:
-                self.best.keep([int(step) for _, step in self.state.best], self.state.step, self._save_model)
+                self.best.keep(self._best_steps(), self.state.step, self._save_model)
             for callback in self.callbacks:
                 callback.on_validation(self, result)
         self._log_validation(result)
@@ -303,7 +325,7 @@ class Trainer:
     def _finish(self) -> None:
         """The model folder: the best one, or without validation the last one."""
         if not self.checkpoints.steps() or self.checkpoints.steps()[-1] != self.state.step:
-            self.checkpoints.save(self.state.step)
+            self._save_checkpoint()
         with self._averaged(), whole_folder(self.output / MODEL, self.accelerator) as temporary:
             best = self.best.path(int(self.state.best[0][1])) if self.state.best else None
             if best is None:
@@ -322,8 +344,12 @@ def make_accelerator(arguments: TrainingArguments, output: Path) -> Accelerator:
     """The Accelerator of a run.
 
     With DeepSpeed the size of a batch is told to it: it sees no data loader of Accelerate.
+
+    Raises:
+        ValueError: for a tracker that is unknown or not installed.
     """
     loop = arguments.loop
+    _check_trackers(arguments.record.trackers)
     accelerator = Accelerator(
         cpu=loop.device == "cpu",
         mixed_precision=loop.precision,
@@ -338,9 +364,25 @@ def make_accelerator(arguments: TrainingArguments, output: Path) -> Accelerator:
     return accelerator
 
 
+def _check_trackers(names: Sequence[str]) -> None:
+    """Accelerate warns of a missing tracker and trains without it."""
+    known = [str(tracker.value) for tracker in LoggerType]
+    available = [*(str(tracker.value) for tracker in get_available_trackers()), LoggerType.ALL.value]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"record.trackers: {name!r} is unknown: choose from {', '.join(known)}")
+        if name not in available:
+            raise ValueError(f"record.trackers: {name} is not installed: pip install {name}")
+
+
 @contextlib.contextmanager
-def remedy_for_memory(arguments: TrainingArguments) -> Iterator[None]:
-    """Turns an exhausted memory into a message that names the setting to lower."""
+def remedy_for_memory(arguments: TrainingArguments, *, is_placing: bool = False) -> Iterator[None]:
+    """Turns an exhausted memory into a message that names the setting to lower.
+
+    Args:
+        arguments: of the run.
+        is_placing: whether the model is only put in its place, so that smaller batches do not help.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -348,6 +390,8 @@ def remedy_for_memory(arguments: TrainingArguments) -> Iterator[None]:
         is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not is_memory and "can't allocate memory" not in words and "out of memory" not in words:
             raise
+        if is_placing:
+            raise TrainingError(f"the memory is too small for the model: {SMALLER_MODEL}") from error
         raise TrainingError(f"the memory is too small: {memory_advice(arguments)}") from error
 
 
@@ -365,7 +409,7 @@ def memory_advice(arguments: TrainingArguments) -> str:
         return "set loop.activation_checkpointing=true: slower, the same numbers"
     if loop.precision == "no":
         return "set loop.precision=bf16"
-    return "train fewer weights (lora.enabled, model.freeze), or split the model: examples/accelerate/fsdp2.yaml"
+    return SMALLER_MODEL
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

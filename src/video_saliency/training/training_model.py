@@ -19,6 +19,7 @@ from video_saliency.loading import load_config, load_model, load_processor
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.training.lora import add_lora, backbone_norms, plain_name, save_adapter
 from video_saliency.training.training_arguments import ModelArguments, TrainingArguments
+from video_saliency.training.training_checkpoints import whole_folder
 
 BASE_FOLDER = "base"
 
@@ -85,39 +86,63 @@ class TrainingModel:
             path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
-def build_model(arguments: TrainingArguments, output: Path, *, is_main: bool = True) -> TrainingModel:
-    """The model that a run trains, in float32 where it is trained.
+def build_model(arguments: TrainingArguments, output: Path) -> TrainingModel:
+    """The model that a run trains: `open_model`, then `adapt_model`.
 
     Args:
         arguments: of the run.
-        output: its folder; a fresh model that gets adapters is saved there first, as their base.
-        is_main: whether this process writes.
+        output: its folder, see `adapt_model`.
 
     Raises:
         ValueError: for a model that cannot be made or loaded, or patterns that match nothing.
+    """
+    training = open_model(arguments)
+    adapt_model(training, output)
+    return training
+
+
+def open_model(arguments: TrainingArguments) -> TrainingModel:
+    """The model as it is made or loaded, without adapters.
+
+    Raises:
+        ValueError: for a model that cannot be made or loaded.
     """
     torch.manual_seed(arguments.loop.seed)
     wanted = arguments.model
     model, processor = _load(wanted) if wanted.name_or_path else _make(wanted)
     _take_weights(model, wanted)
     _prepare_gfsalnet(model, wanted)
-    base = None
+    return TrainingModel(model, processor, arguments)
+
+
+def adapt_model(training: TrainingModel, output: Path, *, is_main: bool = True, is_new: bool = True) -> None:
+    """Adds adapters, and takes what the recipe freezes out of training; what is trained becomes float32.
+
+    Args:
+        training: as `open_model` made it.
+        output: folder of the run; a fresh model that gets adapters is saved there first, as their base.
+        is_main: whether this process writes.
+        is_new: whether a base that lies there already is of another run, and is replaced.
+
+    Raises:
+        ValueError: for patterns that match nothing.
+    """
+    arguments, wanted = training.arguments, training.arguments.model
     if arguments.lora.enabled:
         base = wanted.name_or_path
         if base is None or (wanted.config and arguments.lora.base_model is None):
-            base = str((output / BASE_FOLDER).resolve())
-            if is_main and not (output / BASE_FOLDER / "config.json").exists():
-                model.save_pretrained(output / BASE_FOLDER)
-                processor.save_pretrained(output / BASE_FOLDER)
-        model = add_lora(model, arguments.lora, base=base)
-    training = TrainingModel(model, processor, arguments, base)
+            folder = output / BASE_FOLDER
+            base = str(folder.resolve())
+            if is_main and (is_new or not folder.exists()):
+                with whole_folder(folder) as temporary:
+                    training.save(temporary)
+        training.model, training.base = add_lora(training.model, arguments.lora, base=base), base
     _freeze(training)
     for parameter in training.model.parameters():
         dtype = torch.float32 if parameter.requires_grad else getattr(torch, wanted.dtype)
         parameter.data = parameter.data.to(dtype)
     if arguments.loop.activation_checkpointing:
         _checkpoint_activations(training.network)
-    return training
 
 
 def _checkpoint_activations(network: Any) -> None:
@@ -192,6 +217,10 @@ def _check_fields(config: Any, wanted: ModelArguments) -> None:
 
 
 def _prepare_gfsalnet(model: Any, wanted: ModelArguments) -> None:
+    is_two_streams = model.config.model_type == "gfsalnet_saliency" and len(model.streams) > 1
+    for name, is_set in (("copy_appearance", wanted.copy_appearance), ("first_gate", wanted.first_gate is not None)):
+        if is_set and not is_two_streams:
+            raise ValueError(f"model.{name} is for GFSalNet with two streams, not for this {type(model).__name__}")
     if wanted.copy_appearance:
         model.copy_appearance_to_motion()
     if wanted.first_gate is not None:
@@ -228,4 +257,4 @@ def _check_modules(training: TrainingModel) -> None:
         raise ValueError(f"model.frozen_batch_norm {frozen!r} matches none of {len(norms)} batch normalisations")
 
 
-__all__ = ["TrainingModel", "build_model"]
+__all__ = ["TrainingModel", "adapt_model", "build_model", "open_model"]

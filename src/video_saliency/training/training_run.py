@@ -21,11 +21,22 @@ from video_saliency.training.smoke_data import write_smoke_clips, write_smoke_st
 from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_card import write_training_card
 from video_saliency.training.training_checkpoints import RunState, whole_folder
-from video_saliency.training.training_loop import MODEL, Trainer
+from video_saliency.training.training_loop import MODEL, Trainer, remedy_for_memory
 
 logger = logging.getLogger(__name__)
 
 MERGED, SMOKE_DATA = "merged", "smoke_data"
+# what a run writes into the folder of its model, and nothing that could run code when it is loaded
+MODEL_FILES = (
+    "README.md",
+    "training.json",
+    "config.json",
+    "processor_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class RunOptions:
         model: folder or Hub id to start from, in place of the recipe's.
         settings: single settings, such as `loop.epochs=3`.
         smoke: try the recipe on miniature data, with its miniature model.
-        push_to_hub: repository to upload the model to.
+        push_to_hub: repository to upload the model to; a new one is private.
     """
 
     config: Path
@@ -61,6 +72,7 @@ def read_arguments(options: RunOptions) -> TrainingArguments:
         ValueError: for anything unknown or of another form.
     """
     content = read_recipe(options.config, smoke=options.smoke)
+    _check_data(content)
     if options.smoke:
         content = merged(content, {"data": _smoke_sources(content, options.output)})
     for name, texts in (("train", options.train), ("validation", options.validation)):
@@ -70,6 +82,7 @@ def read_arguments(options: RunOptions) -> TrainingArguments:
         content = merged(content, {"model": {"name_or_path": options.model}})
     for setting in options.settings:
         content = changed(content, setting)
+    _check_data(content)
     content = merged(content, {"data": _with_roots(content.get("data", {}), options.roots)})
     arguments = make_arguments(content)
     _check_upload(arguments, options)
@@ -84,7 +97,8 @@ def train_recipe(options: RunOptions, *, callbacks: Sequence[TrainerCallback] = 
         TrainingError: if the run broke off; the same call goes on with it.
     """
     arguments = read_arguments(options)
-    trainer = Trainer(arguments, options.output, callbacks=callbacks)
+    with remedy_for_memory(arguments, is_placing=True):
+        trainer = Trainer(arguments, options.output, callbacks=callbacks)
     try:
         state = trainer.train()
         _complete(trainer, options)
@@ -99,7 +113,7 @@ def _complete(trainer: Trainer, options: RunOptions) -> None:
     arguments = trainer.arguments
     if trainer.accelerator.is_main_process:
         folder = options.output / MODEL
-        write_training_card(folder, trainer, is_smoke=options.smoke)
+        write_training_card(folder, trainer, is_smoke=options.smoke, model_id=options.push_to_hub)
         if arguments.lora.enabled and arguments.lora.merge:
             with whole_folder(options.output / MERGED) as temporary:
                 merge_adapter(folder, temporary, base=trainer.training.base)
@@ -112,16 +126,25 @@ def push_folder(folder: Path, repository: str) -> str:
     """Uploads a model folder and returns its address; files that are there already are skipped.
 
     Args:
-        folder: that loads by itself.
-        repository: name on the Hub, such as `someone/model`; it is made if it is not there.
+        folder: that loads by itself; only `MODEL_FILES` of it are sent.
+        repository: name on the Hub, such as `someone/model`; it is made, private, if it is not there.
     """
     api = HfApi()
-    address = api.create_repo(repository, repo_type="model", exist_ok=True)
+    address = api.create_repo(repository, repo_type="model", private=True, exist_ok=True)
     api.upload_folder(
-        folder_path=folder, repo_id=repository, repo_type="model", commit_message="Upload a trained model"
+        folder_path=folder,
+        repo_id=repository,
+        repo_type="model",
+        commit_message="Upload a trained model",
+        allow_patterns=list(MODEL_FILES),
     )
     logger.info("uploaded to %s", address)
     return str(address)
+
+
+def _check_data(content: dict[str, Any]) -> None:
+    """Makes sure that the data have their form before folders are filled in. Raises `ValueError`."""
+    make_arguments({"data": content.get("data", {})})
 
 
 def _check_upload(arguments: TrainingArguments, options: RunOptions) -> None:

@@ -51,7 +51,7 @@ class Validator:
     Args:
         items: clips and stills.
         training: the model.
-        settings: of the training windows; nothing is drawn and nothing changed here.
+        settings: of the training windows; nothing is drawn and nothing changed here, and the model's window counts.
         windows: of each clip.
         arguments: which metrics.
         batch_size: windows in one forward.
@@ -69,7 +69,14 @@ class Validator:
         batch_size: int,
         accelerator: Accelerator,
     ) -> None:
-        even = replace(settings, windows=windows, is_random=False, augmentation=None, synthetic_motion=False)
+        even = replace(
+            settings,
+            spec=training.config.window_spec,
+            windows=windows,
+            is_random=False,
+            augmentation=None,
+            synthetic_motion=False,
+        )
         self.dataset = WindowDataset(items, training.processor, even)
         self.training, self.arguments, self.accelerator = training, arguments, accelerator
         self.protocol = get_protocol(arguments.protocol)

@@ -5,6 +5,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from torch import nn
 
 from video_saliency.saliency_config import SaliencyConfig
 from video_saliency.windows import WindowSpec
@@ -15,6 +16,14 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 FUSIONS = ("logit", "mean", "max", "hybrid")
 ACTIVATIONS = ("gelu_pytorch_tanh", "gelu")
+COUNTS = (
+    "backbone_dim",
+    "backbone_depth",
+    "backbone_heads",
+    "backbone_table_frames",
+    "patch_size",
+    "image_size",
+)
 NUM_LEVELS = 4  # features that an expert reads by default
 
 # of the released experts; the paper gives no rank
@@ -53,7 +62,8 @@ class ViSAGEConfig(SaliencyConfig):
         freeze_backbone: whether the backbone's own weights stay as they are; adapters are trained in any case.
         experts: one dict for each expert, with the keys
 
-            - `name`: letters, digits and underscores, unique: `experts.<name>` in the weights, and of its adapter.
+            - `name`: letters, digits and underscores, unique: `experts.<name>` in the weights, and of its adapter. Not
+              an attribute of `torch.nn.ModuleDict`, such as `type`, nor with `lora_` at its start.
             - `type`: of a registered expert class, see `register_expert`: `"modulated"`, `"multiscale"`.
             - `layers`: blocks of the backbone (0-based, rising) whose outputs it reads. Default: four, evenly spread.
             - `options`: keyword arguments of the class. Those of the paper's ablations (Table 3) are
@@ -181,9 +191,17 @@ class ViSAGEConfig(SaliencyConfig):
         }
 
     def _check_backbone(self) -> None:
+        for field in COUNTS:
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be 1 or more, got {getattr(self, field)}")
+        if not 0 <= self.backbone_drop_path < 1:
+            raise ValueError(
+                f"backbone_drop_path must be 0 or more and less than 1, where no branch is left; got "
+                f"{self.backbone_drop_path}"
+            )
         if self.backbone_dim % self.backbone_heads:
             raise ValueError(f"backbone_heads ({self.backbone_heads}) must divide backbone_dim ({self.backbone_dim})")
-        if self.image_size < 1 or self.image_size % self.patch_size:
+        if self.image_size % self.patch_size:
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
         if self.backbone_activation not in ACTIVATIONS:
             raise ValueError(
@@ -197,6 +215,11 @@ class ViSAGEConfig(SaliencyConfig):
         if not names or len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
             raise ValueError(
                 f"experts must have names of letters, digits and underscores, each another one; got {names}"
+            )
+        if taken := [name for name in names if hasattr(nn.ModuleDict(), name) or name.startswith("lora_")]:
+            raise ValueError(
+                "experts cannot have names of attributes of torch.nn.ModuleDict, which holds them, or names that begin "
+                f"with lora_, as PEFT's do: rename {', '.join(taken)}"
             )
         for expert in self.experts or ():
             layers = expert["layers"]

@@ -22,7 +22,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from video_saliency.backbones.internvideo2 import InternVideo2Encoder, InternVideo2Features, init_internvideo2_weights
+from video_saliency.backbones.internvideo2 import (
+    INITIALIZED,
+    InternVideo2Encoder,
+    InternVideo2Features,
+    init_internvideo2_weights,
+)
 from video_saliency.losses import visage_loss
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.models.visage.configuration_visage import ViSAGEConfig
@@ -31,6 +36,7 @@ from video_saliency.models.visage.modeling_visage_adapters import (
     ADAPTER_WEIGHTS,
     PEFT_PREFIX,
     adapted_layers,
+    adapter_shapes,
     adapter_weights,
     add_adapter,
     load_peft,
@@ -41,8 +47,9 @@ from video_saliency.models.visage.modeling_visage_adapters import (
 from video_saliency.models.visage.modeling_visage_experts import ViSAGEExpert, make_expert
 
 BACKBONE_PREFIX = "backbone."
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.GroupNorm, nn.BatchNorm2d, nn.BatchNorm3d)
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)  # the norms that transformers leaves alone
 
 
 @dataclass
@@ -120,21 +127,35 @@ class ViSAGEPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
-        """Convolutions as PyTorch has them, adapters as PEFT has them, the backbone by its own rule."""
+        """Modules that define `init_weights` by it, convolutions as PyTorch has them, adapters as PEFT has them.
+
+        The backbone and other linear layers by its rule, all else as transformers has it.
+        """
         part = getattr(module, "adapter_part", None)
         if part == "lora_B":
             init.zeros_(module.weight)
+        elif module is not self and hasattr(module, "init_weights"):
+            module.init_weights()
         elif part == "lora_A" or isinstance(module, CONVOLUTIONS):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = module.weight[0].numel() ** -0.5
                 init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, NORMS):
-            super()._init_weights(module)
-        elif module is not self and hasattr(module, "init_weights"):
-            module.init_weights()
-        else:
+        elif isinstance(module, INSTANCE_NORMS) and module.affine:
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, INITIALIZED):
             init_internvideo2_weights(module)
+        else:
+            super()._init_weights(module)
+
+    def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
+        # outside of transformers, modules without tensors of their own pass for loaded: they are not asked for
+        # `init_weights`, which here may fill what they hold
+        if hasattr(module, "init_weights"):
+            tensors = [*module.parameters(), *module.buffers()]
+            is_custom_code = all(getattr(value, "_is_hf_initialized", False) for value in tensors)
+        super()._initialize_weights(module, is_custom_code)
 
 
 class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
@@ -179,6 +200,10 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         for entry in entries:
             if entry["lora"] is not None:
                 add_adapter(self.backbone, entry["name"], entry["lora"])
+        # transformers takes the precision of weights that wait on disk from here
+        for value in self._kept_in_float32().values():
+            if value.dtype in HALF_PRECISION:
+                value.data = value.data.float()
         self.post_init()
         self.train(self.training)
 
@@ -199,17 +224,20 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
 
     def to(self, *args: Any, **kwargs: Any) -> ViSAGEForVideoSaliency:
         """Moves and casts as always, but half precision is for the backbone alone, as when a model is loaded in it."""
-        kept = {
-            name: value.data
-            for name, value in self._tensors()
-            if value.is_floating_point() and not set(self._keep_in_fp32_modules_strict).isdisjoint(name.split("."))
-        }
+        kept = {name: value.data for name, value in self._kept_in_float32().items()}
         super().to(*args, **kwargs)
-        if self.dtype in (torch.bfloat16, torch.float16):
-            for name, value in self._tensors():
-                if name in kept:
-                    value.data = kept[name].to(value.device)
+        if self.dtype in HALF_PRECISION:
+            for name, value in self._kept_in_float32().items():
+                value.data = kept[name].to(value.device)
         return self
+
+    def half(self, *args: Any) -> ViSAGEForVideoSaliency:
+        """As `to(torch.float16)`."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> ViSAGEForVideoSaliency:
+        """As `to(torch.bfloat16)`."""
+        return self.to(torch.bfloat16)
 
     def get_input_embeddings(self) -> nn.Module:
         """The embedding of patches; adapters under activation checkpointing ask for it."""
@@ -240,7 +268,7 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             return_dict: `False` returns a tuple. Default: as the config says.
 
         Raises:
-            ValueError: for an input of the wrong shape, or fixations without densities.
+            ValueError: for an input or `output_size` of the wrong shape, or fixations without densities.
         """
         config = self.config
         if output_auxiliary_maps is None:
@@ -249,26 +277,13 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             output_hidden_states = config.output_hidden_states
         if return_dict is None:
             return_dict = config.return_dict
-        if pixel_values_videos is None or pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3:
-            shape = None if pixel_values_videos is None else tuple(pixel_values_videos.shape)
-            raise ValueError(f"pixel_values_videos must be (batch, frames, 3, height, width), got {shape}")
         if fixation_labels is not None and saliency_labels is None:
             raise ValueError("fixation_labels need saliency_labels beside them: the loss is mostly about densities")
-        size = tuple(output_size or config.output_size or pixel_values_videos.shape[-2:])
+        frames = self._checked(pixel_values_videos)
+        size = self._output_size(frames, output_size)
 
         with_auxiliary = output_auxiliary_maps or (saliency_labels is not None and config.auxiliary_losses)
-        logits: dict[str, torch.Tensor] = {}  # (batch, frames, height, width)
-        auxiliary: dict[str, tuple[torch.Tensor, ...]] = {}
-        hidden_states: tuple[torch.Tensor, ...] = ()
-        for adapter, names in self._passes().items():
-            features = self._features(pixel_values_videos, adapter, names)
-            for name in names:
-                outputs = self._run_expert(name, features, size, with_auxiliary)
-                logits[name] = outputs.maps.float().to(pixel_values_videos.device)
-                auxiliary[name] = tuple(maps.float().to(pixel_values_videos.device) for maps in outputs.auxiliary)
-            if output_hidden_states:
-                hidden_states += tuple(feature for feature, _ in features.values())
-
+        logits, auxiliary, hidden_states = self._run_experts(frames, size, with_auxiliary, output_hidden_states)
         names = config.running_experts
         fused_logits, maps = self._fuse([logits[name] for name in names])
         further = [values.sigmoid() for name in names for values in auxiliary[name]] if output_auxiliary_maps else []
@@ -276,11 +291,44 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             loss=self._loss(logits, auxiliary, saliency_labels, fixation_labels),
             logits=fused_logits,
             saliency_maps=maps,
-            hidden_states=hidden_states if output_hidden_states else None,
+            hidden_states=hidden_states or None,
             expert_maps=torch.stack([logits[name].sigmoid() for name in names], dim=2),
             auxiliary_maps=torch.stack(further, dim=2) if further else None,
         )
         return output if return_dict else output.to_tuple()
+
+    def _checked(self, frames: torch.Tensor | None) -> torch.Tensor:
+        """The frames, of the right shape."""
+        if frames is None or frames.ndim != 5 or frames.shape[2] != 3:
+            shape = None if frames is None else tuple(frames.shape)
+            raise ValueError(f"pixel_values_videos must be (batch, frames, 3, height, width), got {shape}")
+        return frames
+
+    def _output_size(self, frames: torch.Tensor, output_size: Sequence[int] | None) -> tuple[int, int]:
+        """Height and width of the maps."""
+        size: Any = self.config.output_size if output_size is None else output_size
+        if size is None:
+            return frames.shape[3], frames.shape[4]
+        if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1:
+            raise ValueError(f"output_size must be (rows, columns), each 1 or more, got {size}")
+        return size[0], size[1]
+
+    def _run_experts(
+        self, frames: torch.Tensor, size: tuple[int, int], with_auxiliary: bool, with_features: bool
+    ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+        """Logits `(batch, frames, *size)` and auxiliary ones of each expert, and the features if they are wanted."""
+        logits: dict[str, torch.Tensor] = {}
+        auxiliary: dict[str, tuple[torch.Tensor, ...]] = {}
+        hidden_states: tuple[torch.Tensor, ...] = ()
+        for adapter, names in self._passes().items():
+            features = self._features(frames, adapter, names)
+            for name in names:
+                outputs = self._run_expert(name, features, size, with_auxiliary)
+                logits[name] = outputs.maps.float().to(frames.device)
+                auxiliary[name] = tuple(maps.float().to(frames.device) for maps in outputs.auxiliary)
+            if with_features:
+                hidden_states += tuple(feature for feature, _ in features.values())
+        return logits, auxiliary, hidden_states
 
     def use_adapter(self, expert: str | None) -> None:
         """Makes the adapter of one expert that of the backbone, or none; a forward switches by itself.
@@ -306,8 +354,9 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         """
         if self.config.expert(expert)["lora"] is not None:
             raise ValueError(f"expert {expert!r} has an adapter already")
-        self._set_lora(expert, lora)
-        add_adapter(self.backbone, expert, self.config.expert(expert)["lora"])
+        experts = self._experts_with(expert, lora)
+        add_adapter(self.backbone, expert, next(entry["lora"] for entry in experts if entry["name"] == expert))
+        self.config.experts = experts
 
     def keep_experts(self, names: Sequence[str]) -> None:
         """Takes all other experts away, with their adapters.
@@ -381,9 +430,33 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         the expert as well: it is read, too. So experts that were trained alone become one model.
 
         Raises:
-            ValueError: if the folder holds no adapter, one for other layers, or another expert.
+            ValueError: if the folder holds no adapter, one for other layers, or another expert; the model then is as
+                it was.
         """
         before = self.config.expert(expert)["lora"]
+        lora, tensors, decoder = self._read_adapter(expert, folder)
+        experts = self._experts_with(expert, lora)
+        expected = adapter_shapes(self.backbone, lora, BACKBONE_PREFIX)
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        if different := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
+            name = different[0]
+            raise ValueError(
+                f"{folder} does not hold the weights of this adapter, it differs in {name}: its shape is "
+                f"{found.get(name)} and must be {expected.get(name)}"
+            )
+        if before is not None:
+            remove_adapter(self.backbone, expert)
+        add_adapter(self.backbone, expert, lora)
+        self.config.experts = experts
+        for name, value in adapter_weights(self.backbone, expert, BACKBONE_PREFIX).items():
+            value.copy_(tensors[name])
+        if decoder:
+            self.experts[expert].load_state_dict(decoder)
+
+    def _read_adapter(
+        self, expert: str, folder: str | Path
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Settings and weights of an adapter in a folder, and the weights of an expert if there is one."""
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             if not (Path(folder) / name).is_file():
                 raise ValueError(f"{folder} has no {name}: name a folder that save_expert_adapter or a training wrote")
@@ -392,29 +465,21 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         decoder = self._take_decoder(tensors, expert, folder)
         if not tensors or settings.use_dora or settings.use_rslora:
             raise ValueError(f"{folder} is no plain LoRA adapter of a ViSAGE backbone")
+        if settings.rank_pattern or settings.alpha_pattern:
+            raise ValueError(
+                f"{folder} has a rank_pattern or alpha_pattern, but the adapter of an expert has one r and one alpha "
+                "for all layers: train it without"
+            )
         paths = {name.split(BACKBONE_PREFIX, 1)[-1].rsplit(".", 2)[0] for name in tensors}
-        lora = {
-            "r": settings.r,
-            "alpha": settings.lora_alpha,
-            "dropout": settings.lora_dropout,
-            "targets": sorted({path.rpartition(".")[2] for path in paths}),
-        }
-        if before is not None and set(before["targets"]) == set(lora["targets"]):
-            lora["targets"] = before["targets"]
         known = dict(self.backbone.named_modules())
         if missing := sorted(path for path in paths if path not in known):
             raise ValueError(f"{folder} adapts layers that the backbone lacks, such as {missing[0]}")
-        if before is not None:
-            remove_adapter(self.backbone, expert)
-        self._set_lora(expert, lora)
-        add_adapter(self.backbone, expert, self.config.expert(expert)["lora"])
-        weights = adapter_weights(self.backbone, expert, BACKBONE_PREFIX)
-        if different := sorted(set(weights) ^ set(tensors)):
-            raise ValueError(f"{folder} does not hold the weights of this adapter, it differs in {different[0]}")
-        for name, value in weights.items():
-            value.copy_(tensors[name])
-        if decoder:
-            self.experts[expert].load_state_dict(decoder)
+        targets = sorted({path.rpartition(".")[2] for path in paths})
+        before = self.config.expert(expert)["lora"]
+        if before is not None and set(before["targets"]) == set(targets):
+            targets = before["targets"]
+        lora = {"r": settings.r, "alpha": settings.lora_alpha, "dropout": settings.lora_dropout, "targets": targets}
+        return lora, tensors, decoder
 
     def _take_decoder(
         self, tensors: dict[str, torch.Tensor], expert: str, folder: str | Path
@@ -432,14 +497,18 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             raise ValueError(f"{folder} holds another expert than {expert!r} is, it differs in {wrong[0]}")
         return decoder
 
-    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
-        """All parameters and buffers by name."""
-        return [*self.named_parameters(), *self.named_buffers()]
+    def _kept_in_float32(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers that half precision is not for, by name."""
+        return {
+            name: value
+            for name, value in [*self.named_parameters(), *self.named_buffers()]
+            if value.is_floating_point() and not set(self._keep_in_fp32_modules_strict).isdisjoint(name.split("."))
+        }
 
-    def _set_lora(self, expert: str, lora: dict[str, Any]) -> None:
-        """Writes the settings into the config, checked and complete."""
+    def _experts_with(self, expert: str, lora: dict[str, Any]) -> list[dict[str, Any]]:
+        """The config's experts with these settings of an adapter, checked and complete."""
         entries = [{**entry, "lora": lora} if entry["name"] == expert else entry for entry in self.config.experts]
-        self.config.experts = type(self.config)(**{**self.config.to_dict(), "experts": entries}).experts
+        return type(self.config)(**{**self.config.to_dict(), "experts": entries}).experts
 
     def _passes(self) -> dict[str | None, list[str]]:
         """The running experts by the adapter that the backbone has for them; those without share a pass."""

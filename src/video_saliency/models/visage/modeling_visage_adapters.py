@@ -7,7 +7,7 @@ The adapted layers are PEFT's own, so that weights have PEFT's names: `blocks.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+ADAPTABLE = (nn.Linear, nn.Conv3d)  # the kinds of layers in a backbone that an adapter may be for
 PARTS = ("lora_A", "lora_B")  # what is multiplied with a layer's input, and what follows
 PEFT_PREFIX = "base_model.model."  # of names in PEFT's files
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -37,13 +38,37 @@ def adapted_layers(backbone: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, module) for name, module in backbone.named_modules() if hasattr(module, "lora_A"))
 
 
+def target_layers(backbone: nn.Module, targets: Sequence[str]) -> dict[str, Any]:
+    """The layers whose names end like `targets`, by name, without what adapters have made of them.
+
+    Raises:
+        ValueError: for a target that is the end of no layer's name.
+    """
+    adapted = dict(adapted_layers(backbone))
+    layers = {
+        path: module
+        for path, module in backbone.named_modules()
+        if isinstance(module, ADAPTABLE) and not any(path.startswith(f"{other}.") for other in adapted)
+    }
+    layers.update({path: layer.get_base_layer() for path, layer in adapted.items()})
+    for target in targets:
+        if not any(f".{path}".endswith(f".{target}") for path in layers):
+            known = sorted({path.rpartition(".")[2] for path in layers})
+            raise ValueError(
+                f"no layer of the backbone has a name that ends in the LoRA target {target!r}: choose from "
+                f"{', '.join(known)}"
+            )
+    return {path: layer for path, layer in layers.items() if f".{path}".endswith(tuple(f".{end}" for end in targets))}
+
+
 def add_adapter(backbone: nn.Module, name: str, lora: Mapping[str, Any]) -> None:
     """Adapters of this name in all layers that `lora["targets"]` names, in float32, without effect at first.
 
     Raises:
-        ValueError: if no layer has such a name.
+        ValueError: for a target that no layer has.
     """
     peft = load_peft()
+    target_layers(backbone, lora["targets"])
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     config = peft.LoraConfig(
         r=lora["r"],
@@ -119,6 +144,30 @@ def merge_adapter(backbone: nn.Module, name: str) -> None:
     remove_adapter(backbone, name)
 
 
+def adapter_shapes(backbone: nn.Module, lora: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Names, as in PEFT's files, and shapes of the weights that an adapter with these settings has.
+
+    Args:
+        backbone: with or without adapters.
+        lora: `r` and `targets`, see the config.
+        prefix: of the backbone's names in the model.
+
+    Raises:
+        ValueError: for a target that no layer has.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, layer in target_layers(backbone, lora["targets"]).items():
+        # not of the weight, which is packed where the model is quantised
+        if isinstance(layer, nn.Linear):
+            inputs, outputs, kernel = layer.in_features, layer.out_features, ()
+        else:
+            inputs, outputs, kernel = layer.in_channels, layer.out_channels, layer.kernel_size
+        name = f"{PEFT_PREFIX}{prefix}{path}"
+        shapes[f"{name}.lora_A.weight"] = (lora["r"], inputs, *kernel)
+        shapes[f"{name}.lora_B.weight"] = (outputs, lora["r"], *[1] * len(kernel))
+    return shapes
+
+
 def adapter_weights(backbone: nn.Module, name: str, prefix: str = "") -> dict[str, torch.Tensor]:
     """The weights of one adapter, under the names that they have in PEFT's files.
 
@@ -140,10 +189,12 @@ __all__ = [
     "ADAPTER_WEIGHTS",
     "PEFT_PREFIX",
     "adapted_layers",
+    "adapter_shapes",
     "adapter_weights",
     "add_adapter",
     "load_peft",
     "merge_adapter",
     "remove_adapter",
     "switch_adapter",
+    "target_layers",
 ]

@@ -46,8 +46,9 @@ class ExpertLogits(NamedTuple):
 class ViSAGEExpert(nn.Module, ABC):
     """Base of all experts.
 
-    Convolutions, linear layers and norms of `torch.nn` get their usual initial weights; a module with parameters of
-    its own, or other initial values, defines `init_weights()` and fills them with `transformers.initialization`.
+    Convolutions, linear layers, norms and embeddings of `torch.nn` get their usual initial weights. A module with
+    parameters of its own, or other initial values for what it holds, defines `init_weights()`, which comes first and
+    fills them with the functions of `transformers.initialization`: these leave alone what was loaded.
 
     Args:
         backbone_dim: channels of the features and of the class token.
@@ -266,6 +267,11 @@ class ModulatedExpert(ViSAGEExpert):
         super().__init__(backbone_dim, num_levels)
         if num_levels < 2:
             raise ValueError(f"a 'modulated' expert reads two layers or more, got {num_levels}")
+        if dim < 2 or reduced_dim < 1:
+            raise ValueError(
+                f"a 'modulated' expert needs dim of 2 or more, as its head halves it, and reduced_dim of 1 or more; "
+                f"got {dim} and {reduced_dim}"
+            )
         merged = num_levels - 1
         used = num_levels if temporal_modulation else merged
         self.reducers = nn.ModuleList(pointwise(backbone_dim, reduced_dim) for _ in range(used))
@@ -394,6 +400,10 @@ class MultiScaleExpert(ViSAGEExpert):
         auxiliary_loss_weights: Sequence[float] = (0.2, 0.15, 0.1),
     ) -> None:
         super().__init__(backbone_dim, num_levels)
+        if dim < 1 or reduced_dim < 1:
+            raise ValueError(
+                f"a 'multiscale' expert needs dim and reduced_dim of 1 or more, got {dim} and {reduced_dim}"
+            )
         if len(auxiliary_loss_weights) >= num_levels:
             raise ValueError(
                 f"{num_levels} layers leave room for {num_levels - 1} auxiliary_loss_weights, got "
