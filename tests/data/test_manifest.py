@@ -9,70 +9,17 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from dataset_factory import (
-    make_action_clip,
-    make_avimos_clip,
-    make_dhf1k,
-    make_ledov_clip,
-    make_salicon_image,
-    make_stavis,
-)
-from still_data_factory import make_still_folder
+from miniature_data_sets import MINIATURES, make_dhf1k_val, make_diem_meta
 from torch.utils.data import DataLoader
 
 from video_saliency.data import SaliencyItem, from_manifest, from_row, open_dataset, to_manifest, to_rows
 from video_saliency.data.manifest import COLUMNS
 
 
-def make_dhf1k_val(root: Path) -> None:
-    make_dhf1k(root, {601: 3, 602: 1})
-
-
-def make_diem(root: Path) -> None:
-    make_stavis(root, "DIEM", {"one_show_1280x712": 3}, {}, "29.999700")
-
-
-def make_diem_meta(root: Path) -> None:
-    make_diem(root)
-    (root / "mask-diem.csv").write_text("video,frame,mask\none_show_1280x712,1,True\none_show_1280x712,2,True\n")
-
-
-def make_ledov_meta(root: Path) -> None:
-    make_ledov_clip(root, "cat", 8, [(1, 0, 30, 3, 4)], rate=24)
-    (root / "mask-ledov-test-30hz.csv").write_text("video,frame,mask\ncat,0,False\n")
-
-
-def make_hollywood2(root: Path) -> None:
-    make_action_clip(root / "testing" / "actioncliptest00001_1", "actioncliptest00001_{:05d}", range(3, 6))
-
-
-def make_avimos(root: Path) -> None:
-    make_avimos_clip(root, "Test", "clip", 3)
-
-
-def make_salicon(root: Path) -> None:
-    make_salicon_image(root, "val", 9, [[[1, 2]]])
-
-
-def make_stills(root: Path) -> None:
-    make_still_folder(root, num_images=5)
-
-
-MAKERS = [
-    ("dhf1k", make_dhf1k_val, "val"),
-    ("diem", make_diem, "test_borji"),
-    ("diem_meta", make_diem_meta, "test"),
-    ("ledov_meta", make_ledov_meta, "test"),
-    ("hollywood2", make_hollywood2, "test"),
-    ("avimos", make_avimos, "test"),
-    ("salicon", make_salicon, "val"),
-    ("stills", make_stills, "val"),
-]
-
-
-@pytest.mark.parametrize(("name", "make", "split"), MAKERS, ids=[name for name, _, _ in MAKERS])
-def test_items_come_back_from_rows(tmp_path: Path, name: str, make, split: str) -> None:
+@pytest.mark.parametrize("name", list(MINIATURES))
+def test_items_come_back_from_rows(tmp_path: Path, name: str) -> None:
     root = tmp_path / "first"
+    make, split = MINIATURES[name]
     make(root)
     dataset = open_dataset(name, root, split=split)
     manifest = to_manifest(dataset, root)

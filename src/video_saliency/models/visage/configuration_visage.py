@@ -218,8 +218,8 @@ class ViSAGEConfig(SaliencyConfig):
             )
         if taken := [name for name in names if hasattr(nn.ModuleDict(), name) or name.startswith("lora_")]:
             raise ValueError(
-                "experts cannot have names of attributes of torch.nn.ModuleDict, which holds them, or names that begin "
-                f"with lora_, as PEFT's do: rename {', '.join(taken)}"
+                "experts cannot have names of attributes of torch.nn.ModuleDict, which holds them, or names that "
+                f"begin with lora_, as PEFT's do: rename {', '.join(taken)}"
             )
         for expert in self.experts or ():
             layers = expert["layers"]
