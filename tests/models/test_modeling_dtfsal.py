@@ -576,7 +576,7 @@ def test_default_window_and_sound() -> None:
         ({"num_tokens": 0}, "at least 1"),
         ({"audio": False, "training_strategy": "audio_fusion"}, "set audio=True"),
         ({"window": {"num_frames": 3, "output": "middle"}}, "at least 4"),
-        ({"window": {"num_frames": 8}}, "'middle' or 'last'"),
+        ({"window": {"num_frames": 8, "output": "all"}}, "'middle' or 'last'"),
         ({"window": {"frames": 8}}, "fields of WindowSpec"),
     ],
 )

@@ -8,7 +8,6 @@ from huggingface_hub.dataclasses import strict
 
 from video_saliency.audio_windows import AudioSpec
 from video_saliency.saliency_config import SaliencyConfig
-from video_saliency.windows import WindowSpec
 
 NUM_STAGES = 4
 FEWEST_FRAMES = 4  # table 12's shortest clip; two frames after the patch embedding are one after the neck
@@ -165,19 +164,11 @@ class DTFSalConfig(SaliencyConfig):
         for name, value in vars(self).copy().items():
             if isinstance(value, tuple):
                 setattr(self, name, list(value))
-        try:
-            self.window = WindowSpec(**(PAPER_WINDOW if self.window is None else self.window)).to_dict()
-        except TypeError as error:
-            raise ValueError(f"window must hold fields of WindowSpec only: {error}") from error
+        self._complete_window(**PAPER_WINDOW)
         super().__post_init__(**kwargs)
         self._check_choices()
         self._check_lists()
         self._check_numbers()
-
-    @property
-    def window_spec(self) -> WindowSpec:
-        """The window as an object."""
-        return WindowSpec(**(self.window or {}))
 
     @property
     def audio_spec(self) -> AudioSpec | None:

@@ -9,7 +9,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, ResNetConfig
 
 from video_saliency.saliency_config import SaliencyConfig
-from video_saliency.windows import WindowSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -114,10 +113,7 @@ class GFSalNetConfig(SaliencyConfig):
             setattr(self, name, [list(layer) for layer in getattr(self, name)])
         for name in ("centre_prior_size", "flow_mean", "flow_std"):
             setattr(self, name, list(getattr(self, name)))
-        try:
-            self.window = WindowSpec(**(self.window or {})).to_dict()
-        except TypeError as error:
-            raise ValueError(f"window must hold fields of WindowSpec only: {error}") from error
+        self._complete_window()
         super().__post_init__(**kwargs)
         self._check_choices()
         self._check_encoder()
@@ -151,11 +147,6 @@ class GFSalNetConfig(SaliencyConfig):
             "flow_min_magnitude": 1.5,
         }
         return cls(**{**fields, **overrides})
-
-    @property
-    def window_spec(self) -> WindowSpec:
-        """The window as an object."""
-        return WindowSpec(**(self.window or {}))
 
     def _check_choices(self) -> None:
         for name, choices in (

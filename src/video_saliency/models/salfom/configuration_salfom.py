@@ -8,7 +8,6 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from video_saliency.saliency_config import SaliencyConfig
-from video_saliency.windows import WindowSpec
 
 BRANCHES = ("sfd", "tcfe", "dfd")  # in the order in which the fusion stacks them
 
@@ -94,11 +93,7 @@ class SalFoMConfig(SaliencyConfig):
         self.tcfe_layers = [list(layer) for layer in self.tcfe_layers]
         for name in ("dfd_layers", "sfd_layers"):
             setattr(self, name, [[list(layer) for layer in stage] for stage in getattr(self, name)])
-        defaults = {"num_frames": self.num_frames, "output": "last", "head_policy": "reverse"}
-        try:
-            self.window = WindowSpec(**{**defaults, **(self.window or {})}).to_dict()
-        except TypeError as error:
-            raise ValueError(f"window must hold fields of WindowSpec only: {error}") from error
+        self._complete_window(num_frames=self.num_frames, output="last", head_policy="reverse")
         super().__post_init__(**kwargs)
         self._check_numbers()
         self._check_window()
@@ -110,11 +105,6 @@ class SalFoMConfig(SaliencyConfig):
         """The paper's smaller variant (Table 3): UMT-B/16, by default with 8 frames; any field may be overridden."""
         fields = {"encoder_dim": 768, "encoder_depth": 12, "encoder_heads": 12, "num_frames": 8}
         return cls(**{**fields, **overrides})
-
-    @property
-    def window_spec(self) -> WindowSpec:
-        """The window as an object."""
-        return WindowSpec(**(self.window or {}))
 
     def _check_numbers(self) -> None:
         for name, layers in (

@@ -8,7 +8,6 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 
 from video_saliency.saliency_config import SaliencyConfig
-from video_saliency.windows import WindowSpec
 
 # of CLIP, as in the released code, although InternVideo2 was trained with ImageNet's
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -136,19 +135,11 @@ class ViSAGEConfig(SaliencyConfig):
                 setattr(self, name, list(getattr(self, name)))
         experts = (EXPERT_1, EXPERT_2) if self.experts is None else self.experts
         self.experts = [self._whole_expert(dict(expert)) for expert in experts]
-        try:
-            self.window = WindowSpec(**{"num_frames": 20, "step_seconds": 0.2, **(self.window or {})}).to_dict()
-        except TypeError as error:
-            raise ValueError(f"window must hold fields of WindowSpec only: {error}") from error
+        self._complete_window(num_frames=20, step_seconds=0.2)
         super().__post_init__(**kwargs)
         self._check_backbone()
         self._check_experts()
         self._check_fusion()
-
-    @property
-    def window_spec(self) -> WindowSpec:
-        """The window as an object."""
-        return WindowSpec(**(self.window or {}))
 
     @property
     def expert_names(self) -> list[str]:
