@@ -100,7 +100,7 @@ def test_damaged_files_are_refused(tmp_path, suffix, damage):
         save_file(large, path) if suffix == ".safetensors" else torch.save(large, path)
         path.write_bytes(path.read_bytes()[:4000])
     else:
-        path.write_bytes(b"hello " * 50 if damage == "text" else b"")
+        path.write_bytes(b"no weights " * 50 if damage == "text" else b"")
     with pytest.raises(ValueError, match="or a damaged one") as error:
         read_checkpoint(path)
     assert "PyTorch" not in str(error.value), "torch's own words are not about the file"

@@ -281,7 +281,9 @@ socket.create_connection(server.getsockname(), timeout=5)
 def test_the_guard_of_the_tests_notices_and_refuses_other_hosts(tmp_path):
     log = tmp_path / "network.log"
     environment = {**os.environ, **guarded_environment(tmp_path / "guard", log)}
-    done = subprocess.run([sys.executable, "-c", REACH_OUT], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", REACH_OUT], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("lets nobody reach") == 3
     assert [line.split()[-1] for line in log.read_text().splitlines()] == ["192.0.2.1", "example.org", "192.0.2.1"]

@@ -33,7 +33,8 @@ class Limits:
     megabytes: float = 100.0
 
     def describe(self) -> str:
-        return f"up to {self.seconds:g} seconds, {self.frames} frames, {self.long_side} pixels a side and {self.megabytes:g} MB"
+        size = f"{self.long_side} pixels a side and {self.megabytes:g} MB"
+        return f"up to {self.seconds:g} seconds, {self.frames} frames, {size}"
 
 
 @dataclass

@@ -98,7 +98,7 @@ def _check_name(name_or_path: str) -> None:
     """Before the Hub is asked, which takes half a minute where it cannot be reached."""
     if "/" not in name_or_path and not Path(name_or_path).is_dir():
         raise ValueError(
-            f"there is no folder {name_or_path!r} here, and a Hub id has the form ORG/NAME: check the name of the model"
+            f"there is no folder {name_or_path!r} here, and a Hub id has the form ORG/NAME: check the model's name"
         )
 
 

@@ -180,3 +180,7 @@ def test_a_short_clip_on_a_phone_and_then_no_clip(visit, screenshots, short_clip
     page.click("#predict")
     page.wait_for_selector("text=This is not a video that can be read", timeout=60_000)
     page.screenshot(path=screenshots / "phone-error.png")
+    number = page.locator("#frame input[type=number]")  # of the clip before, whose results stay
+    number.fill("3")
+    number.press("Enter")
+    page.wait_for_function("() => document.querySelector('#about-frame textarea').value.startsWith('Frame 3 at')")
