@@ -54,9 +54,16 @@ class AblationTable:
 
     @classmethod
     def read(cls, path: Path) -> AblationTable:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        rows = [Row(**row) for row in content.pop("rows")]
-        return cls(recipe=path.parent / content.pop("recipe"), rows=rows, **content)
+        """The table in a YAML file. Raises `ValueError` for another content, `OSError` if it cannot be read."""
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise TypeError("no mapping")
+            rows = [Row(**row) for row in content.pop("rows")]
+            return cls(recipe=path.parent / content.pop("recipe"), rows=rows, **content)
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise ValueError(f"{path} is no table such as those in examples/ablations: {reason}") from error
 
     def recipe_of(self, row: Row) -> dict[str, Any]:
         """The whole recipe of a variant, its miniature form included."""
@@ -111,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny models on made-up data")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
-    table = AblationTable.read(options.table)
     try:
+        table = AblationTable.read(options.table)
         scores = {row.name: run_row(table, row, options) for row in table.rows}
     except (ValueError, OSError, TrainingError) as error:
         sys.exit(f"error: {error}")

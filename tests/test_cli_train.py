@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import Accelerator
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from training_factory import TINY_ENCODER, reset_accelerate
 from typer.testing import CliRunner
 
@@ -86,8 +89,12 @@ def test_training_writes_a_model_with_its_card(recipe, tmp_path):
         (["--smoke"], "no section `smoke`"),
         (["--set", "model.architecture=tased"], "model.architecture 'tased' is unknown"),
         (["--set", "model.config.wings=2"], "model.config.wings is no field of GFSalNetConfig"),
-        (["--set", "model.freeze=[wings]"], "model.freeze 'wings' matches no parameter"),
-        (["--set", "model.freeze=['.*']"], "everything is frozen"),
+        (["--set", "model.freeze=['(']"], "model.freeze: '(' is no regular expression"),
+        (["--set", "model.first_gate=1"], "model.first_gate is for GFSalNet with two streams"),
+        (["--set", "data="], "data must be a mapping, got None"),
+        (["--set", "data.train="], "data.train must be"),
+        (["--set", "data.train=[folder]"], "data.train[0] must be a mapping, got 'folder'"),
+        (["--set", "record.trackers=[wand]"], "record.trackers: 'wand' is unknown"),
         (["--set", "lora.enabled=true", "--push-to-hub", "me/model"], "must name a base model there"),
     ],
 )
@@ -95,6 +102,48 @@ def test_wrong_options_end_with_a_line(recipe, tmp_path, arguments, message):
     result = train("--config", recipe, "--output", tmp_path / "run", *arguments)
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.freeze=[wings]", "model.freeze 'wings' matches no parameter"),
+        ("model.freeze=['.*']", "everything is frozen"),
+    ],
+)
+def test_patterns_that_fit_nothing_can_be_corrected(recipe, tmp_path, setting, message):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", recipe, "--output", tmp_path / "run", "--root", clips]
+    result = train(*command, "--set", setting)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.split())
+    assert train(*command).exit_code == 0  # the folder belongs to no run yet
+
+
+def test_settings_of_another_architecture_end_with_a_line(tmp_path):
+    command = ["--config", RECIPES / "salfom.yaml", "--smoke", "--output", tmp_path]
+    result = train(*command, "--set", "model.copy_appearance=true")
+    assert result.exit_code == 2, result.output
+    assert "model.copy_appearance is for GFSalNet with two streams" in " ".join(result.output.split())
+
+
+def test_a_recipe_without_data_ends_with_a_line(recipe, tmp_path):
+    recipe.write_text("data: null\nsmoke: {}\n")
+    for options in ([], ["--smoke"]):
+        result = train("--config", recipe, "--output", tmp_path / "run", *options)
+        assert result.exit_code == 2, result.output
+        assert "data must be a mapping, got None" in result.output
+
+
+def test_a_model_that_does_not_fit_in_memory_ends_with_a_line(recipe, tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Accelerator, "prepare", fail)
+    clips = write_smoke_clips(tmp_path / "clips")
+    result = train("--config", recipe, "--output", tmp_path / "run", "--root", clips)
+    assert result.exit_code == 1, result.output
+    assert "the memory is too small for the model: train fewer weights" in result.output
 
 
 def test_options_change_the_recipe(tmp_path, recipe):
@@ -139,7 +188,12 @@ def test_push_to_hub_uploads_the_model_folder(tmp_path, monkeypatch):
     (first, created), (second, uploaded) = FakeHub.calls
     assert (first, second) == ("create_repo", "upload_folder")
     assert created["repo_id"] == uploaded["repo_id"] == "me/model" and created["exist_ok"]
-    assert {"README.md", "config.json", "model.safetensors", "processor_config.json"} <= set(uploaded["files"])
+    assert created["private"] is True
+    assert 'pipeline("video-saliency", model="me/model")' in (tmp_path / "model" / "README.md").read_text()
+    files = {"README.md", "config.json", "model.safetensors", "processor_config.json", "training.json"}
+    assert set(uploaded["files"]) == files
+    others = {"optimizer.bin", "weights.pkl", "notes.txt", "modeling.py", ".env"}
+    assert set(filter_repo_objects(files | others, allow_patterns=uploaded["allow_patterns"])) == files
 
 
 def test_a_run_that_breaks_off_says_so(recipe, tmp_path):

@@ -16,7 +16,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from training_factory import losses, reset_accelerate
 
-from video_saliency.loading import load_model, load_processor
+from video_saliency.loading import load_config, load_model, load_processor
 from video_saliency.training.recipe_files import make_arguments, read_recipe
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -95,6 +95,13 @@ def test_a_recipe_says_where_its_values_come_from(path):
             assert sum("#" in line for line in lines) >= len(lines) * 0.5, body
 
 
+@pytest.mark.parametrize("name", [name for name in (path.stem for path in RECIPES) if name.startswith("visage")])
+def test_visage_cycles_short_clips_in_training_only(runs, name):
+    arguments = make_arguments(read_recipe(EXAMPLES / "recipes" / f"{name}.yaml", smoke=True))
+    assert arguments.data.short_clips == "cycle"
+    assert load_config(str(smoke(runs, name) / "model")).window_spec.tail_policy == "repeat"
+
+
 def test_a_second_step_starts_from_the_first(runs):
     first = load_model(str(smoke(runs, "default_appearance") / "model")).state_dict()
     second = load_model(str(smoke(runs, "default_fusion") / "model")).state_dict()
@@ -108,6 +115,8 @@ def test_a_second_step_starts_from_the_first(runs):
 def test_accelerate_settings_can_be_read(path):
     config = load_config_from_file(str(path))
     assert config.num_processes >= 1
+    assert config.mixed_precision is None  # Accelerate would not use it: the recipe's loop.precision decides
+    assert "loop.precision decides" in path.read_text()
     assert "UNTESTED" in path.read_text()
 
 
@@ -141,3 +150,23 @@ def test_an_ablation_shows_scores_of_real_runs(capsys):
     table = ablate.AblationTable("a table", Path("recipe"), ["cc"], [ablate.Row("full", paper=[0.5])])
     ablate.print_table(table, {"full": {"cc": 0.25}}, is_smoke=False)
     assert re.search(r"full\s*│\s*0\.250\s*│\s*0\.500", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("rows: [", "is no table such as"),
+        ("- 1", "no mapping"),
+        ("title: a table\nmetrics: [cc]\nrecipe: a.yaml\n", "'rows' is missing"),
+        ("title: a table\nmetrics: [cc]\nrows: []\n", "'recipe' is missing"),
+        ("title: a table\nmetrics: [cc]\nrecipe: a.yaml\nrows: [{wings: 2}]\n", "wings"),
+        ("title: a table\nmetrics: [cc]\nrecipe: a.yaml\nrows: 3\n", "is no table such as"),
+    ],
+)
+def test_a_damaged_table_ends_with_a_line(tmp_path, text, message):
+    path = tmp_path / "table.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        load_script("ablate").main(["--table", str(path), "--output", str(tmp_path / "run")])

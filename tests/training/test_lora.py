@@ -23,7 +23,7 @@ from video_saliency.models.visage.modeling_visage import ViSAGEForVideoSaliency
 from video_saliency.training.lora import LORA_TARGETS, add_lora, decoder_modules, lora_targets, merge_adapter
 from video_saliency.training.recipe_files import make_arguments, read_recipe
 from video_saliency.training.training_arguments import LoraArguments
-from video_saliency.training.training_model import build_model
+from video_saliency.training.training_model import TrainingModel, build_model, open_model
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 RECIPE_OF = {
@@ -153,6 +153,35 @@ def test_a_run_with_adapters_goes_on(data, tmp_path):
     assert losses(tmp_path / "half") == losses(tmp_path / "whole")
     first, second = (load_file(tmp_path / name / "model" / "adapter_model.safetensors") for name in ("whole", "half"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("mistake", [{"data": {"augmentation": "foo"}}, {"model": {"freeze": ["wings"]}}])
+def test_the_base_is_that_of_the_run_and_not_of_a_try_before_it(data, tmp_path, mistake):
+    with pytest.raises(ValueError, match=r"augmentation|freeze"):
+        run(tiny_arguments(data, lora={"enabled": True}, loop={"seed": 0}, **mistake), tmp_path)
+    arguments = tiny_arguments(data, lora={"enabled": True, "rank": 2}, loop={"seed": 7, "steps": 1})
+    trainer = run(arguments, tmp_path)
+    expected, base = open_model(arguments).model.state_dict(), load_model(trainer.training.base).state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in base.items())
+
+
+def test_a_base_appears_when_it_is_whole(data, tmp_path, monkeypatch):
+    arguments = tiny_arguments(data, lora={"enabled": True, "rank": 2}, loop={"steps": 1})
+    save = TrainingModel.save
+
+    def save_half(self, folder, **options):
+        save(self, folder, **options)
+        (folder / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingModel, "save", save_half)
+        with pytest.raises(KeyboardInterrupt):
+            run(arguments, tmp_path)
+    assert not (tmp_path / "base").exists()
+    (tmp_path / ".base.tmp").rename(tmp_path / "base")  # as versions before left it
+    run(arguments, tmp_path)
+    load_model(str(tmp_path / "model"))
 
 
 def test_statistics_of_the_backbone_stay(data, tmp_path):

@@ -45,6 +45,13 @@ def test_sections_become_dataclasses():
         ({"data": {"windows": "some"}}, "data.windows must be at least 1, or 'all'"),
         ({"validation": {"select_by": "emd"}}, "validation.select_by must be loss or one of"),
         ({"optimizer": []}, "optimizer must be a mapping"),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas must be two numbers"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas must be two numbers"),
+        ({"optimizer": {"groups": [{"pattern": "(", "learning_rate": 1}]}}, r"optimizer.groups: '\(' is no regular"),
+        ({"model": {"freeze": ["("]}}, r"model.freeze: '\(' is no regular expression"),
+        ({"model": {"weights_from": {"(": "folder"}}}, r"model.weights_from: '\(' is no regular"),
+        ({"lora": {"targets": "("}}, r"lora.targets: '\(' is no regular"),
+        ({"data": {"short_clips": "stop"}}, "data.short_clips must be .*cycle"),
     ],
 )
 def test_wrong_values_name_their_place(content, message):

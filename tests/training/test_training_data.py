@@ -5,33 +5,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from dataset_factory import density, mask, picture, write_pictures
+from PIL import Image
 from video_factory import make_clip
 
 from video_saliency.audio_windows import AudioSpec
 from video_saliency.data import open_dataset, video_seeking
 from video_saliency.flow_files import write_flow_file
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
+from video_saliency.training import sound_cache, training_validation
 from video_saliency.training.smoke_data import write_smoke_clips, write_smoke_stills
+from video_saliency.training.sound_cache import SoundCache
 from video_saliency.training.still_augmentation import StillAugmentation
-from video_saliency.training.training_arguments import DataSource
+from video_saliency.training.training_arguments import DataArguments, DataSource, ValidationArguments
 from video_saliency.training.training_batches import BatchPlan, SampleKey, StepSampler
 from video_saliency.training.training_data import (
     WindowDataset,
     WindowSettings,
     choose_evenly,
     collate_windows,
+    make_settings,
     open_sources,
     parse_augmentation,
 )
+from video_saliency.training.training_validation import Validator
 from video_saliency.training.window_places import place_window
 from video_saliency.windows import WindowSpec
 
 SIZE = (36, 64)
+CPU = SimpleNamespace(device=torch.device("cpu"))
 PROCESSOR = VideoSaliencyProcessor(size={"height": 36, "width": 64})
 
 
@@ -170,6 +177,41 @@ def test_stills_become_still_clips_and_moving_pairs(tmp_path):
     assert torch.equal(pairs[SampleKey(0, 0)]["frames"], sample["frames"])  # from the cache
 
 
+def test_equal_names_in_two_sources_are_two_items(tmp_path, monkeypatch):
+    first, second = (write_smoke_stills(tmp_path / name) for name in "ab")
+    for path in (second / "images").glob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    items = open_sources([DataSource("stills", "train", str(root)) for root in (first, second)])
+    settings = WindowSettings(WindowSpec(), SIZE, density_sigma=1 / 16, cache_stills=True)
+    windows = WindowDataset(items, PROCESSOR, settings)
+    half = len(windows) // 2
+    for number in range(half):
+        one, other = (windows[SampleKey(0, number + offset)]["frames"] for offset in (0, half))
+        assert torch.equal(other, 255 - one)
+
+    training = SimpleNamespace(processor=PROCESSOR, config=SimpleNamespace(window_spec=WindowSpec()))
+    monkeypatch.setattr(training_validation, "InputMaker", lambda *_: None)
+    arguments = ValidationArguments(metrics=["nss"], select_by="nss")
+    validator = Validator(items, training, settings, windows=1, arguments=arguments, batch_size=1, accelerator=CPU)
+    predicted = np.random.default_rng(0).random((1, *SIZE)).astype(np.float32)
+    rows = [row for number in range(2 * half) for row in validator._score(SampleKey(0, number), predicted)]
+    assert validator._averages(rows, []).num_clips == 2 * half
+
+
+def test_short_clips_go_on_as_the_data_say_in_training_and_as_the_window_says_in_validation(clips, monkeypatch):
+    options = {"seed": 0, "flow_pair": None, "audio": None}
+    settings = make_settings(DataArguments(short_clips="cycle"), WindowSpec(num_frames=7), SIZE, **options)
+    assert make_settings(DataArguments(), WindowSpec(num_frames=7), SIZE, **options).spec == WindowSpec(num_frames=7)
+    items = [open_dataset("folder", clips).item("short")]
+    assert shown(WindowDataset(items, PROCESSOR, settings)[SampleKey(0, 0)]) == [0, 1, 2, 3, 4, 0, 1]
+
+    training = SimpleNamespace(processor=PROCESSOR, config=SimpleNamespace(window_spec=WindowSpec(num_frames=7)))
+    monkeypatch.setattr(training_validation, "InputMaker", lambda *_: None)
+    arguments = ValidationArguments()
+    validator = Validator(items, training, settings, windows=1, arguments=arguments, batch_size=1, accelerator=CPU)
+    assert shown(validator.dataset[SampleKey(0, 0)]) == [0, 1, 2, 3, 4, 4, 4]
+
+
 def test_flow_files_are_mirrored_with_the_frames(clips, tmp_path):
     for name, count in (("long", 12), ("short", 5)):
         (tmp_path / name).mkdir()
@@ -196,6 +238,27 @@ def test_sound_belongs_to_the_window(tmp_path):
     columns = [np.mean([frames[index][0][1] for index in range(4 * n, 4 * n + 4)]) for n in range(1, 5)]
     loudness = [float(sample["audio_values"].max()) for sample in samples[1:5]]
     assert np.corrcoef(columns, np.exp(loudness))[0, 1] > 0.9
+
+
+def test_sounds_are_decoded_once_as_long_as_there_is_room(tmp_path, monkeypatch):
+    decoded = []
+
+    def decode(path, rate):
+        decoded.append(path.name)
+        return iter([(0.0, np.zeros((1, 1000), np.float32))])
+
+    monkeypatch.setattr(sound_cache, "read_audio", lambda path, rate: decode(Path(path), rate))
+    names = [f"{number}.wav" for number in range(20)]
+    cache = SoundCache()
+    for name in names * 2:
+        assert len(cache.read(Path(name), 16_000)[0]) == 1000
+    assert decoded == names
+    decoded.clear()
+    small = SoundCache(limit=9000)  # two sounds
+    for name in "abacab":
+        small.read(Path(name), 16_000)
+    assert decoded == ["a", "b", "c", "b"]
+    assert len(SoundCache(limit=1).read(Path("a"), 16_000)[0]) == 1000
 
 
 def test_damaged_files_name_the_sample(clips, tmp_path):

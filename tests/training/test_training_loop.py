@@ -13,16 +13,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessExitedException
 from training_factory import in_processes, losses, run, tiny_arguments, with_validation
 
-from video_saliency.training import launch_checks
-from video_saliency.training.callbacks import TrainerCallback
+from video_saliency.training import launch_checks, training_loop
+from video_saliency.training.callbacks import JsonlTracker, ProgressBar, TrainerCallback, read_log
 from video_saliency.training.launch_checks import check_processes, processes_asked_for
+from video_saliency.training.memory_remedy import memory_advice, remedy_for_memory
+from video_saliency.training.recipe_files import merged
 from video_saliency.training.training_arguments import TrainingArguments
-from video_saliency.training.training_checkpoints import TrainingError
-from video_saliency.training.training_loop import Trainer, memory_advice, remedy_for_memory
+from video_saliency.training.training_checkpoints import TrainingError, is_disk_full
+from video_saliency.training.training_loop import Trainer
+from video_saliency.training.training_validation import Validator
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +177,50 @@ def test_a_loss_that_is_no_number_names_the_batch(data, tmp_path):
         run(tiny_arguments(data), tmp_path, callbacks=[Poison()])
 
 
+@pytest.mark.parametrize("largest", [None, 1.0])
+def test_a_gradient_that_is_no_number_does_not_reach_the_weights(data, tmp_path, largest):
+    class PoisonGradient(TrainerCallback):
+        def on_step(self, trainer, values):
+            if trainer.state.step == 3:
+                parameter = next(value for value in trainer.training.model.parameters() if value.requires_grad)
+                parameter.register_hook(lambda gradient: gradient * torch.nan)
+
+    arguments = tiny_arguments(data, optimizer={"max_grad_norm": largest}, record={"checkpoint_every": 1})
+    message = r"the gradient is no finite number at step 4 .*loss 0?\d\.\d+ for folder/clip_\d frames .*step 3"
+    with pytest.raises(TrainingError, match=message):
+        run(arguments, tmp_path, callbacks=[PoisonGradient()])
+    run(arguments, tmp_path)
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+def dictate(monkeypatch, *scores):
+    """The validations of a run give these scores."""
+    remaining = iter(scores)
+    monkeypatch.setattr(Validator, "value", lambda self, result: next(remaining))
+
+
+def test_a_run_finds_the_best_models_of_its_checkpoint_again(data, tmp_path, monkeypatch):
+    """Scores after the kill may be a little smaller: then the model of before is the best one."""
+    every_step = {"every": 1, "unit": "steps", "keep_best": 1}
+    arguments = tiny_arguments(data, data=with_validation(data), validation=every_step)
+    dictate(monkeypatch, 0.1, 0.5, 0.6)
+    with pytest.raises(KeyboardInterrupt):
+        run(arguments, tmp_path, callbacks=[StopAt(4)])
+    assert (tmp_path / "best" / "step-00000002").is_dir()
+    dictate(monkeypatch, 0.49, 0.0, 0.0, 0.0)
+    trainer = run(arguments, tmp_path)
+    assert trainer.state.best == [[0.5, 2]]
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-00000002"]
+    best = load_file(tmp_path / "best" / "step-00000002" / "model.safetensors")
+    assert all(torch.equal(best[name], value) for name, value in weights(tmp_path).items())
+
+
+def test_too_little_memory_is_no_full_disk():
+    message = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+    assert not is_disk_full(RuntimeError(message))
+    assert is_disk_full(RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"))
+
+
 def test_another_recipe_in_the_same_folder_is_refused(data, tmp_path):
     run(tiny_arguments(data, loop={"steps": 2}), tmp_path)
     with pytest.raises(ValueError, match=r"other settings \(optimizer.learning_rate\)"):
@@ -185,16 +233,24 @@ def test_settings_that_do_not_change_the_losses_may_change(data, tmp_path):
     assert trainer.state.step == 2
 
 
-def test_early_stopping_and_the_best_models(data, tmp_path):
+def test_early_stopping(data, tmp_path, monkeypatch):
+    every_step = {"every": 1, "unit": "steps", "patience": 2}
+    arguments = tiny_arguments(data, data=with_validation(data), validation=every_step)
+    dictate(monkeypatch, 0.2, 0.3, 0.3, 0.1)
+    trainer = run(arguments, tmp_path)
+    assert trainer.state.is_stopped and trainer.state.step == 4
+    assert trainer.state.best == [[0.3, 2]]
+    assert run(arguments, tmp_path).state.step == 4  # and it stays stopped
+
+
+def test_the_best_models_are_kept(data, tmp_path):
     arguments = tiny_arguments(
         data,
         data=with_validation(data),
         optimizer={"learning_rate": 0.0},
-        validation={"every": 1, "unit": "steps", "patience": 2, "keep_best": 2, "sample_maps": 1},
+        validation={"every": 1, "unit": "steps", "keep_best": 2, "sample_maps": 1},
     )
     trainer = run(arguments, tmp_path)
-    # with a rate of 0 nothing gets better but by the statistics of the batches
-    assert trainer.state.is_stopped or trainer.state.step == 6
     kept = sorted(path.name for path in (tmp_path / "best").iterdir())
     assert kept == sorted(f"step-{int(step):08d}" for _, step in trainer.state.best)
     assert len(kept) == 2
@@ -227,6 +283,87 @@ def test_options_of_the_loop(data, tmp_path, changes):
     assert all(parameter.dtype == torch.float32 for parameter in trainer.training.model.parameters())
 
 
+class Watch(TrainerCallback):
+    """Types of the outputs of one layer of the backbone, and the norm of each gradient that is used."""
+
+    def __init__(self) -> None:
+        self.dtypes: list[torch.dtype] = []
+        self.norms: list[float] = []
+
+    def on_start(self, trainer):
+        network = trainer.training.network
+        trunk = network.streams["appearance"].trunk
+        layer = [module for module in trunk.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+        layer.register_forward_hook(lambda module, inputs, output: self.dtypes.append(output.dtype))
+        step = trainer.optimizer.step
+
+        def watched_step() -> None:
+            gradients = [value.grad for value in network.parameters() if value.grad is not None]
+            self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+            step()
+
+        trainer.optimizer.step = watched_step
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype", "calls"),
+    [
+        ({}, torch.float32, 4),
+        ({"loop": {"precision": "bf16"}}, torch.bfloat16, 4),
+        ({"loop": {"activation_checkpointing": True}}, torch.float32, 8),  # once more in each backward pass
+    ],
+    ids=["plain", "bf16", "activation checkpointing"],
+)
+def test_what_a_layer_computes(data, tmp_path, changes, dtype, calls):
+    watch = Watch()
+    run(tiny_arguments(data, **merged({"loop": {"steps": 2}}, changes)), tmp_path, callbacks=[watch])
+    assert watch.dtypes == [dtype] * calls
+
+
+def test_gradients_are_scaled_down(data, tmp_path):
+    free, limited = Watch(), Watch()
+    run(tiny_arguments(data), tmp_path / "free", callbacks=[free])
+    largest = min(free.norms) / 2
+    run(tiny_arguments(data, optimizer={"max_grad_norm": largest}), tmp_path / "limited", callbacks=[limited])
+    assert limited.norms == pytest.approx([largest] * 6, rel=1e-3)
+    lines = [line["gradient_norm"] for line in read_log(tmp_path / "limited" / "log.jsonl")]
+    assert lines[0] == pytest.approx(free.norms[0], rel=1e-5)  # the log tells the norm before
+
+
+def test_the_progress_bar_shows_steps_and_loss(data, tmp_path):
+    arguments = tiny_arguments(
+        data, data=with_validation(data), loop={"steps": 3}, record={"progress_bar": True}, validation={"every": 0}
+    )
+    trainer = run(arguments, tmp_path)
+    bar = next(callback for callback in trainer.callbacks if isinstance(callback, ProgressBar))
+    (task,) = bar.progress.tasks
+    assert (task.completed, task.total) == (3, 3)
+    assert task.description == f"loss {losses(tmp_path)[3]:.4f}"
+    assert bar.score == f"  cc {trainer.state.scores['cc']:.4f}"
+
+
+def test_a_kill_while_the_log_is_cut_leaves_the_log(data, tmp_path, monkeypatch):
+    run(tiny_arguments(data, loop={"steps": 2}), tmp_path)
+    before = (tmp_path / "log.jsonl").read_text()
+
+    def die(path, text, **options):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", die)
+    with pytest.raises(KeyboardInterrupt):
+        JsonlTracker(tmp_path, step=1)
+    assert (tmp_path / "log.jsonl").read_text() == before
+
+
+def test_trackers_that_are_missing_are_named(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    with pytest.raises(ValueError, match="wandb is not installed: pip install wandb"):
+        run(tiny_arguments(data, record={"trackers": ["tensorboard", "wandb"]}), tmp_path)
+    with pytest.raises(ValueError, match="'wand' is unknown: choose from .*wandb"):
+        run(tiny_arguments(data, record={"trackers": ["wand"]}), tmp_path)
+
+
 def test_seeds_reproduce(data, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(tiny_arguments(data, loop={"steps": 2, "seed": seed}), tmp_path / name)
@@ -247,6 +384,11 @@ def test_memory_errors_name_the_setting_to_lower(data):
         remedy_for_memory(tiny_arguments(data)),
     ):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+    with (
+        pytest.raises(TrainingError, match="too small for the model: train fewer weights"),
+        remedy_for_memory(arguments, is_placing=True),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="another error"), remedy_for_memory(arguments):
         raise RuntimeError("another error")
     smallest = tiny_arguments(data, loop={"activation_checkpointing": True, "precision": "bf16"})
@@ -259,15 +401,20 @@ def test_another_number_of_processes_than_asked_for_is_refused():
     assert processes_asked_for() is None
 
 
-def test_accelerate_launch_on_cpus_is_noticed(tmp_path):
+@pytest.mark.parametrize(
+    "options", [["--cpu", "--num_processes", "2"], ["--config_file", "cpu.yaml"], ["--config-file=cpu.yaml"]]
+)
+def test_accelerate_launch_on_cpus_is_noticed(tmp_path, options):
     """Its real command line: it starts one process, whatever is asked for."""
+    settings = "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nuse_cpu: true\nnum_processes: 2\n"
+    (tmp_path / "cpu.yaml").write_text(settings)
     script = tmp_path / "script.py"
     load = f"import runpy; found = runpy.run_path({launch_checks.__file__!r})"
     script.write_text(f"{load}\nprint('asked', found['processes_asked_for']())\nfound['check_processes'](1)")
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command = [*launch, "--cpu", "--num_processes", "2", str(script)]
+    command = [*launch, *options, str(script)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    output = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120)
     assert "asked 2" in output.stdout.splitlines(), output.stderr[-2000:]
     assert output.stdout.count("asked") == 1
     assert "2 processes were asked for and 1 runs" in output.stderr

@@ -36,7 +36,9 @@ def train(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Try the recipe: a few steps of a tiny model on made-up data.")
     ] = False,
-    push_to_hub: Annotated[str | None, typer.Option(help="Upload the trained model there.", metavar="ID")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Upload the trained model there; a new repository is private.", metavar="ID")
+    ] = None,
 ) -> None:
     """Train a model by a recipe. For several processes start examples/train.py with `accelerate launch`."""
     with one_line_errors():

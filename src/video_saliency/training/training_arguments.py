@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -306,7 +307,7 @@ class TrainingArguments:
 
     def _check_patterns(self) -> None:
         model = self.model
-        patterns = {
+        patterns: dict[str, Sequence[str | None]] = {
             "model.freeze": model.freeze,
             "model.evaluation_mode": model.evaluation_mode,
             "model.new_layers": model.new_layers,

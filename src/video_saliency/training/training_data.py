@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from video_saliency.audio_io import read_audio
-from video_saliency.audio_windows import AudioSpec, cut_excerpt, to_mono, window_centre
+from video_saliency.audio_windows import AudioSpec, cut_excerpt, window_centre
 from video_saliency.data import SaliencyItem, fixated_points, fixation_density, open_dataset
 from video_saliency.flow_files import read_flow_file
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
+from video_saliency.training.sound_cache import SoundCache
 from video_saliency.training.still_augmentation import StillAugmentation, degrade_images
 from video_saliency.training.synthetic_motion import synthetic_pairs
 from video_saliency.training.training_arguments import DataArguments, DataSource
@@ -128,14 +127,19 @@ class WindowDataset(Dataset[dict[str, Any]]):
         self.has_fixations = any(item.fixation_files is not None for item in self.items)
         counts = [self._num_windows(item) for item in self.items]
         self._ends = np.cumsum(counts)
-        self._cache: dict[tuple[Any, ...], _Loaded] = {}
+        self._cache: dict[int, _Loaded] = {}  # by position: ids are unique in one data set only
+        self._sounds = SoundCache()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def position(self, key: SampleKey) -> int:
+        """Which of the items a sample is of."""
+        return int(np.searchsorted(self._ends, key.number, side="right"))
+
     def place(self, key: SampleKey) -> tuple[SaliencyItem, WindowPlace]:
         """The item and the frames of a sample."""
-        position = int(np.searchsorted(self._ends, key.number, side="right"))
+        position = self.position(key)
         item = self.items[position]
         number = key.number - (int(self._ends[position - 1]) if position else 0)
         settings = self.settings
@@ -155,7 +159,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
             (self.settings.seed * SEED_STRIDE + key.epoch) * SEED_STRIDE + key.number
         )
         try:
-            sample = self._sample(item, place, generator)
+            sample = self._sample(self.position(key), place, generator)
         except (ValueError, OSError) as error:
             raise ValueError(f"{sample_name(item, place)}: {error}") from error
         sample["id"] = sample_name(item, place)
@@ -166,13 +170,13 @@ class WindowDataset(Dataset[dict[str, Any]]):
             return int(self.settings.windows)
         return max(1, item.num_frames // window_span(item, self.settings.spec))
 
-    def _sample(self, item: SaliencyItem, place: WindowPlace, generator: torch.Generator) -> dict[str, Any]:
-        settings = self.settings
+    def _sample(self, position: int, place: WindowPlace, generator: torch.Generator) -> dict[str, Any]:
+        settings, item = self.settings, self.items[position]
         input_size = (self.processor.size["height"], self.processor.size["width"])
         if settings.synthetic_motion:
-            return self._synthetic_sample(item, place, generator, input_size)
+            return self._synthetic_sample(position, place, generator, input_size)
         neighbours = self._neighbours(item, place)
-        loaded = self._load(item, place, (*place.frames, *neighbours))
+        loaded = self._load(position, place, (*place.frames, *neighbours))
         augmentation = settings.augmentation
         view = View()
         if augmentation == "flip":
@@ -206,10 +210,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
         return sample
 
     def _synthetic_sample(
-        self, item: SaliencyItem, place: WindowPlace, generator: torch.Generator, size: tuple[int, int]
+        self, position: int, place: WindowPlace, generator: torch.Generator, size: tuple[int, int]
     ) -> dict[str, Any]:
         """A still as the second frame of a pair with made-up motion."""
-        loaded = self._load(item, place, place.frames[:1])
+        loaded = self._load(position, place, place.frames[:1])
         augmentation = self.settings.augmentation
         before, frames, densities = synthetic_pairs(
             loaded.frames,
@@ -232,24 +236,23 @@ class WindowDataset(Dataset[dict[str, Any]]):
         step = 1 if self.settings.flow_pair == "next" else -1
         return (min(max(place.frames[0] + step, 0), item.num_frames - 1),)
 
-    def _load(self, item: SaliencyItem, place: WindowPlace, wanted: Sequence[int]) -> _Loaded:
+    def _load(self, position: int, place: WindowPlace, wanted: Sequence[int]) -> _Loaded:
         """Frames, densities and fixations; those of stills are kept if the settings say so."""
-        name = (item.dataset, item.id)
-        if name in self._cache:
-            return self._cache[name]
-        settings = self.settings
+        if position in self._cache:
+            return self._cache[position]
+        settings, item = self.settings, self.items[position]
         is_changed = isinstance(settings.augmentation, StillAugmentation)
         unique = sorted(set(wanted))
         pictures = dict(zip(unique, item.load_frames(unique), strict=True))
         processor = self._enlarged if is_changed or settings.synthetic_motion else self.processor
         resized = {index: processor.resize_frames(picture[None])[0] for index, picture in pictures.items()}
-        described = [place.frames[position] for position in place.described]
+        described = [place.frames[index] for index in place.described]
         points = self._points(item, described)
         loaded = _Loaded(
             torch.stack([resized[index] for index in wanted]), self._densities(item, described, points), points
         )
         if settings.cache_stills and item.num_frames == 1:
-            self._cache[name] = loaded
+            self._cache[position] = loaded
         return loaded
 
     @property
@@ -298,20 +301,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
         spec = self.settings.audio or AudioSpec()
         excerpt = np.zeros(spec.num_samples, dtype=np.float32)
         if item.audio_path is not None:
-            samples, first = _read_sound(item.audio_path, spec.sampling_rate)
+            samples, first = self._sounds.read(item.audio_path, spec.sampling_rate)
             centre = window_centre([item.frame_time(index) for index in place.frames])
             excerpt = cut_excerpt(samples, spec.excerpt_start(centre) - first, spec.num_samples)
         return self.processor.audio_slices(excerpt[None], spec)[0]
-
-
-@lru_cache(maxsize=8)
-def _read_sound(path: Path, sampling_rate: int) -> tuple[np.ndarray, int]:
-    """Samples of a file, mono, and the number of the first one; 0 is at the first frame. Kept for the next call."""
-    blocks = list(read_audio(str(path), sampling_rate))
-    if not blocks:
-        return np.zeros(0, dtype=np.float32), 0
-    samples = np.concatenate([to_mono(values) for _, values in blocks])
-    return samples, round(blocks[0][0] * sampling_rate)
 
 
 def scale_density(density: np.ndarray) -> torch.Tensor:

@@ -16,12 +16,13 @@ from huggingface_hub import HfApi
 
 from video_saliency.training.callbacks import TrainerCallback
 from video_saliency.training.lora import merge_adapter
+from video_saliency.training.memory_remedy import remedy_for_memory
 from video_saliency.training.recipe_files import changed, make_arguments, merged, read_recipe
 from video_saliency.training.smoke_data import write_smoke_clips, write_smoke_stills
 from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_card import write_training_card
 from video_saliency.training.training_checkpoints import RunState, whole_folder
-from video_saliency.training.training_loop import MODEL, Trainer, remedy_for_memory
+from video_saliency.training.training_loop import MODEL, Trainer
 
 logger = logging.getLogger(__name__)
 

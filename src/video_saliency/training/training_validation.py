@@ -87,7 +87,7 @@ class Validator:
     def run(self, model: Any) -> ValidationResult:
         """Scores of the model as it is now; the same in all processes."""
         model.eval()
-        rows: list[tuple[str, int, dict[str, float]]] = []
+        rows: list[tuple[int, int, dict[str, float]]] = []
         losses: list[tuple[float, int]] = []
         for keys, batch in self._batches():
             with torch.no_grad(), self.accelerator.autocast():
@@ -119,8 +119,11 @@ class Validator:
             keys = [SampleKey(0, number) for number in range(start, min(start + self.batch_size, len(self.dataset)))]
             yield keys, collate_windows([self.dataset[key] for key in keys])
 
-    def _score(self, key: SampleKey, predicted: np.ndarray) -> Iterator[tuple[str, int, dict[str, float]]]:
-        """A row for each described frame, against the truth at its own size; a frame that is repeated counts once."""
+    def _score(self, key: SampleKey, predicted: np.ndarray) -> Iterator[tuple[int, int, dict[str, float]]]:
+        """The item's position, the frame and its scores, for each described frame; a repeated one counts once.
+
+        They are scored against the truth at its own size.
+        """
         item, place = self.dataset.place(key)
         frames = [place.frames[position] for position in place.described]
         truths = zip(frames, item.load_densities(frames), item.load_fixations(frames), predicted, strict=True)
@@ -140,12 +143,12 @@ class Validator:
             names = [name for name, metric in keys.items() if _allows(truth, metric)]
             if names:
                 scores = score_frame(saliency_map, truth, self.protocol, metrics=names)
-                yield f"{item.dataset}/{item.id}", frame, scores
+                yield self.dataset.position(key), frame, scores
 
     def _averages(
-        self, rows: list[tuple[str, int, dict[str, float]]], losses: list[tuple[float, int]]
+        self, rows: list[tuple[int, int, dict[str, float]]], losses: list[tuple[float, int]]
     ) -> ValidationResult:
-        clips: dict[str, dict[str, list[float]]] = {}
+        clips: dict[int, dict[str, list[float]]] = {}
         for clip, _, scores in sorted(rows, key=lambda row: row[:2]):
             for name, score in scores.items():
                 if not math.isnan(score):
