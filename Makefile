@@ -31,7 +31,7 @@ picture: demo ## renew the picture in the README from the demo's contact sheet
 test: $(STAMP) ## the whole default test run
 	$(BIN)/python -m pytest -q
 
-test-slow: $(STAMP) ## the tests marked slow: full-size parity, memory of large files; minutes, 5 GB of memory and of disk
+test-slow: $(STAMP) ## the tests marked slow: full-size parity, memory of large files; minutes, 4 GB of memory, 6 GB of disk
 	$(BIN)/python -m pytest -q -m slow
 
 test-browser: $(STAMP) ## drive the Space in Chromium; fails where none is installed

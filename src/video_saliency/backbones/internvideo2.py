@@ -353,16 +353,15 @@ class InternVideo2Encoder(nn.Module):
         return size[0] // kernel[0], size[1] // kernel[1], size[2] // kernel[2]
 
 
-# what `init_internvideo2_weights` fills
-INITIALIZED = (nn.Linear, InternVideo2RMSNorm, InternVideo2LayerScale, InternVideo2PatchEmbed)
-
-
 @torch.no_grad()
-def init_internvideo2_weights(module: nn.Module) -> None:
-    """Initial weights of one module of the encoder, for a `_init_weights` of transformers; others are left alone.
+def init_internvideo2_weights(module: nn.Module) -> bool:
+    """Initial weights of one module of the encoder, for a `_init_weights` of transformers.
 
     Linear layers and class token normal, factors and norms constant, positions sines and cosines, as published, less
     the scaling of deeper layers; the convolution as PyTorch has it.
+
+    Returns:
+        Whether the module is of a kind that has initial weights here; others are left alone.
     """
     if isinstance(module, nn.Linear):
         init.trunc_normal_(module.weight, std=INITIAL_STD)
@@ -376,10 +375,12 @@ def init_internvideo2_weights(module: nn.Module) -> None:
         init.trunc_normal_(module.cls_token, std=INITIAL_STD)
         positions = sine_cosine_positions(module.table_steps, module.side, module.position_table.shape[-1])
         init.copy_(module.position_table, positions.to(module.position_table))
+    else:
+        return False
+    return True
 
 
 __all__ = [
-    "INITIALIZED",
     "InternVideo2Attention",
     "InternVideo2Block",
     "InternVideo2Encoder",

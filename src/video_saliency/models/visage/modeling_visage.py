@@ -22,12 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from video_saliency.backbones.internvideo2 import (
-    INITIALIZED,
-    InternVideo2Encoder,
-    InternVideo2Features,
-    init_internvideo2_weights,
-)
+from video_saliency.backbones.internvideo2 import InternVideo2Encoder, InternVideo2Features, init_internvideo2_weights
 from video_saliency.losses import visage_loss
 from video_saliency.modeling_outputs import VideoSaliencyOutput
 from video_saliency.models.visage.configuration_visage import ViSAGEConfig
@@ -144,9 +139,7 @@ class ViSAGEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, INSTANCE_NORMS) and module.affine:
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, INITIALIZED):
-            init_internvideo2_weights(module)
-        else:
+        elif not init_internvideo2_weights(module):
             super()._init_weights(module)
 
     def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
