@@ -9,7 +9,7 @@ DEMO_CLIP := examples/friday.mp4
 DEMO_OUTPUT := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture test test-slow test-browser bench card cards quality style wheel release clean
+.PHONY: help install demo picture test test-slow test-dis test-browser bench card cards quality style wheel release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,10 @@ test: $(STAMP) ## the whole default test run
 
 test-slow: $(STAMP) ## the tests marked slow: full-size parity, memory of large files; minutes, 4 GB of memory, 6 GB of disk
 	$(BIN)/python -m pytest -q -m slow
+
+test-dis: $(STAMP) ## the flow backend of OpenCV, which is installed for it; all other tests do without
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dis]"
+	$(BIN)/python -m pytest -q tests/backbones/test_dis_flow.py tests/models/test_modeling_gfsalnet.py -k dis
 
 test-browser: $(STAMP) ## drive the Space in Chromium; fails where none is installed
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest -q tests/browser
