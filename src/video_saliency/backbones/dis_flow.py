@@ -73,7 +73,7 @@ def _dense_inverse_search() -> Any:
         raise ValueError(
             "flow_backend='dis' needs OpenCV: pip install opencv-python-headless, or pass flow_values yourself"
         ) from error
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 
 __all__ = ["DISFlow"]
