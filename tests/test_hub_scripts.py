@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.models.auto import MODEL_FOR_VIDEO_SALIENCY_MAPPING
+from video_saliency.training import training_run
 
 SCRIPTS = Path(__file__).parent.parent / "hub_scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -27,7 +28,7 @@ import flatten_code  # noqa: E402
 import make_cards  # noqa: E402
 from export_model import export_model, main  # noqa: E402
 from push_files import push  # noqa: E402
-from repository_files import model_files  # noqa: E402
+from repository_files import ADAPTER_FILES, MODEL_FILES, model_files  # noqa: E402
 
 PLAIN = {"LICENSE", "NOTICE.md", "README.md", "config.json", "model.safetensors", "processor_config.json"}
 
@@ -192,6 +193,10 @@ def test_files_of_a_self_contained_repository(repositories):
         assert "Apache License" in (folder / "LICENSE").read_text()
         for path in folder.glob("*.py"):
             assert "from video_saliency" not in path.read_text().replace(">>> from video_saliency", ""), path
+
+
+def test_what_training_uploads_is_what_these_scripts_let_through():
+    assert set(training_run.MODEL_FILES) <= {*MODEL_FILES, *ADAPTER_FILES}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--model", "/nonexistent-model-folder"]])

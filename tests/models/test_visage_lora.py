@@ -237,6 +237,36 @@ def test_an_adapter_travels_from_model_to_model(tmp_path: Path) -> None:
     assert bare.config.experts[0]["lora"] == {**LORA, "targets": ["fc1", "fc2", "proj", "qkv"]}
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["attn.proj"], ["attn.proj"]),
+        (["attn.proj", "fc1"], ["attn.proj", "fc1"]),
+        (["proj", "attn.qkv"], ["proj", "qkv"]),
+        (["1.attn.qkv", "blocks.1.mlp.fc2"], ["1.attn.qkv", "1.mlp.fc2"]),
+    ],
+)
+def test_an_adapter_of_some_layers_is_read_for_these(written: list[str], read: list[str], tmp_path: Path) -> None:
+    plain = {"name": "only", "type": "modulated", "options": SMALL}
+    model = tiny_model(experts=[{**plain, "lora": {**LORA, "targets": written}}])
+    model.save_expert_adapter("only", tmp_path)
+    bare = tiny_model(experts=[plain])
+    bare.load_expert_adapter("only", tmp_path)
+    assert bare.config.experts[0]["lora"]["targets"] == read
+    assert set(adapters_of(bare, "only")) == set(adapters_of(model, "only"))
+    for name, value in adapters_of(model, "only").items():
+        assert torch.equal(adapters_of(bare, "only")[name], value), name
+    # a layer of which the file has nothing is noticed
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    first = sorted(tensors)[0].rpartition(".lora_")[0]
+    save_file(
+        {name: value for name, value in tensors.items() if not name.startswith(f"{first}.")},
+        tmp_path / "adapter_model.safetensors",
+    )
+    with pytest.raises(ValueError, match="differs in .*: its shape is None"):
+        bare.load_expert_adapter("only", tmp_path)
+
+
 def test_an_adapter_can_be_added_for_the_second_stage() -> None:
     model = tiny_model(experts=[{"name": "only", "type": "multiscale", "options": SMALL}])
     before = maps_of(model, FRAMES)

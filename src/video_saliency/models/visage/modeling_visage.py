@@ -30,6 +30,7 @@ from video_saliency.models.visage.modeling_visage_adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     PEFT_PREFIX,
+    adaptable_layers,
     adapted_layers,
     adapter_shapes,
     adapter_weights,
@@ -37,6 +38,7 @@ from video_saliency.models.visage.modeling_visage_adapters import (
     load_peft,
     merge_adapter,
     remove_adapter,
+    shortest_targets,
     switch_adapter,
 )
 from video_saliency.models.visage.modeling_visage_experts import ViSAGEExpert, make_expert
@@ -407,7 +409,7 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             r=lora["r"],
             lora_alpha=lora["alpha"],
             lora_dropout=lora["dropout"],
-            target_modules=rf"backbone\.(.*\.)?({'|'.join(lora['targets'])})",
+            target_modules=rf"backbone\.(.*\.)?({'|'.join(map(re.escape, lora['targets']))})",
             base_model_name_or_path=self.name_or_path,
             inference_mode=True,
         ).save_pretrained(str(folder))
@@ -464,10 +466,9 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
                 "for all layers: train it without"
             )
         paths = {name.split(BACKBONE_PREFIX, 1)[-1].rsplit(".", 2)[0] for name in tensors}
-        known = dict(self.backbone.named_modules())
-        if missing := sorted(path for path in paths if path not in known):
+        if missing := sorted(paths - set(adaptable_layers(self.backbone))):
             raise ValueError(f"{folder} adapts layers that the backbone lacks, such as {missing[0]}")
-        targets = sorted({path.rpartition(".")[2] for path in paths})
+        targets = shortest_targets(self.backbone, settings, BACKBONE_PREFIX)
         before = self.config.expert(expert)["lora"]
         if before is not None and set(before["targets"]) == set(targets):
             targets = before["targets"]

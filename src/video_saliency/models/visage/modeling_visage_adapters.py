@@ -38,19 +38,24 @@ def adapted_layers(backbone: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, module) for name, module in backbone.named_modules() if hasattr(module, "lora_A"))
 
 
-def target_layers(backbone: nn.Module, targets: Sequence[str]) -> dict[str, Any]:
-    """The layers whose names end like `targets`, by name, without what adapters have made of them.
-
-    Raises:
-        ValueError: for a target that is the end of no layer's name.
-    """
+def adaptable_layers(backbone: nn.Module) -> dict[str, Any]:
+    """The layers that may have adapters, by name, without what adapters have made of them."""
     adapted = dict(adapted_layers(backbone))
     layers = {
         path: module
         for path, module in backbone.named_modules()
         if isinstance(module, ADAPTABLE) and not any(path.startswith(f"{other}.") for other in adapted)
     }
-    layers.update({path: layer.get_base_layer() for path, layer in adapted.items()})
+    return {**layers, **{path: layer.get_base_layer() for path, layer in adapted.items()}}
+
+
+def target_layers(backbone: nn.Module, targets: Sequence[str]) -> dict[str, Any]:
+    """Those of the adaptable layers whose names end like `targets`, by name.
+
+    Raises:
+        ValueError: for a target that is the end of no layer's name.
+    """
+    layers = adaptable_layers(backbone)
     for target in targets:
         if not any(f".{path}".endswith(f".{target}") for path in layers):
             known = sorted({path.rpartition(".")[2] for path in layers})
@@ -59,6 +64,26 @@ def target_layers(backbone: nn.Module, targets: Sequence[str]) -> dict[str, Any]
                 f"{', '.join(known)}"
             )
     return {path: layer for path, layer in layers.items() if f".{path}".endswith(tuple(f".{end}" for end in targets))}
+
+
+def shortest_targets(backbone: nn.Module, settings: Any, prefix: str = "") -> list[str]:
+    """The shortest ends of names that mean the layers of an adapter and no others, such as `qkv` and `attn.proj`.
+
+    Args:
+        backbone: with or without adapters.
+        settings: PEFT's, whose `target_modules` may be names or a regular expression.
+        prefix: of the backbone's names in the model.
+    """
+    is_target = load_peft().tuners.tuners_utils.check_target_module_exists
+    layers = adaptable_layers(backbone)
+    paths = [path for path in layers if is_target(settings, f"{prefix}{path}")]
+    others = [f".{path}" for path in layers if path not in paths]
+    targets = set()
+    for path in paths:
+        parts = path.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        targets.add(next((end for end in ends if not any(other.endswith(f".{end}") for other in others)), path))
+    return sorted(targets)
 
 
 def add_adapter(backbone: nn.Module, name: str, lora: Mapping[str, Any]) -> None:
@@ -188,6 +213,7 @@ __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
     "PEFT_PREFIX",
+    "adaptable_layers",
     "adapted_layers",
     "adapter_shapes",
     "adapter_weights",
@@ -195,6 +221,7 @@ __all__ = [
     "load_peft",
     "merge_adapter",
     "remove_adapter",
+    "shortest_targets",
     "switch_adapter",
     "target_layers",
 ]
