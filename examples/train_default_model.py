@@ -6,7 +6,8 @@
 writes `config.json`, `model.safetensors`, `processor_config.json`, `scores.json` (everything that was measured) and
 `README.md` (the model card: `model_cards/default_model.md`, filled in from `scores.json`). A killed run goes on with
 `--resume` as if nothing had happened. `--leave-out SET` trains without one set and scores on all of it;
-`--compare FILE ...` puts the scores of such runs into the card.
+`--average MODEL ...` takes the mean of the weights of such runs in place of training; `--compare FILE ...` puts the
+scores of such runs into the card, and `--measure-only` scores a finished model again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,19 @@ from video_saliency.training.default_scores import (
     load_trained,
     predict_maps,
     score_motion,
+    score_slow_motion,
     score_spoiled,
+    weightless_maps,
 )
 from video_saliency.training.still_augmentation import StillAugmentation
 
 logger = logging.getLogger("train_default_model")
 
 CARD_TEMPLATE = Path(__file__).parents[1] / "model_cards" / "default_model.md"
+REFERENCES = {
+    "(centre bias of the two other sets)": "centre_bias",
+    "(spectral residual times a centred Gaussian, no training)": "weightless",
+}
 AUGMENTATIONS = {"plain": StillAugmentation(), "strong": StillAugmentation.strong()}
 
 
@@ -53,19 +61,21 @@ def save_model(trainer: Trainer, output: Path) -> None:
 
 
 def measure(output: Path, train_stills: StillFixations, test_stills: StillFixations, recipe: Recipe) -> dict[str, Any]:
-    """Scores of the saved model, and of the centre bias beside it."""
+    """Scores of the saved model, and of the centre bias and of a map without training beside it."""
     model, processor = load_trained(output)
     model.eval()
     bias = centre_bias(train_stills, recipe.size)
     scores: dict[str, Any] = {
         "val": score_stills(predict_maps(model, processor, test_stills), test_stills),
         "val_centre_bias": score_stills([bias] * len(test_stills), test_stills),
+        "val_weightless": score_stills(weightless_maps(test_stills, recipe.size), test_stills),
         "val_spoiled_nss": score_spoiled(model, processor, test_stills),
     }
     if recipe.fusion_steps:
         appearance = predict_maps(model, processor, test_stills, output="appearance_maps")
         scores["val_appearance_only"] = score_stills(appearance, test_stills)
         scores["motion"] = score_motion(model, processor, test_stills)
+        scores["slow_motion"] = score_slow_motion(model, processor, test_stills)
     return scores
 
 
@@ -78,51 +88,92 @@ def run(
     checkpoint: Path | None = None,
     checkpoint_every: int = 100,
     resume: bool = False,
-    compare: Sequence[Path] = (),
+    average: Sequence[Path] = (),
+    compare: Sequence[Path] | None = None,
 ) -> list[float]:
     """Trains, saves, scores and describes the model; returns the losses of the steps that were run."""
     train_stills, test_stills = split_stills(data, leave_out)
     cache = StillCache.load(train_stills, recipe)
-    teachers: list[Trainer] = []
     checkpoints: list[Path] = [] if checkpoint is None else [checkpoint]
     options = {"checkpoint_every": checkpoint_every, "resume": resume}
-    for seed in recipe.teacher_seeds:
-        if checkpoint is not None:
-            checkpoints.append(checkpoint.with_name(f"{checkpoint.name}.teacher{seed}"))
-        own_file = None if checkpoint is None else checkpoints[-1]
-        teachers.append(trained(Trainer(recipe.of_teacher(seed)), cache, own_file, **options)[0])
-    seconds = total_seconds(teachers)  # before their weights are taken
-    trainer, losses = trained(Trainer(recipe, teachers=teachers), cache, checkpoint, **options)
+    if average:
+        trainer, losses = averaged_trainer(recipe, average, cache), []
+        teachers, seconds = {}, (0.0, 0.0)
+    else:
+        trainers: list[Trainer] = []
+        for seed in recipe.teacher_seeds:
+            if checkpoint is not None:
+                checkpoints.append(checkpoint.with_name(f"{checkpoint.name}.teacher{seed}"))
+            own_file = None if checkpoint is None else checkpoints[-1]
+            trainers.append(trained(Trainer(recipe.of_teacher(seed)), cache, own_file, **options)[0])
+        seconds = total_seconds(trainers)  # before their weights are taken
+        trainer, losses = trained(Trainer(recipe, teachers=trainers), cache, checkpoint, **options)
+        teachers = score_teachers(trainer, test_stills)
+    rows = compared_rows(output, compare)  # before the file that holds them is written again
     save_model(trainer, output)
     scores = {
         **measure(output, train_stills, test_stills, recipe),
+        "teachers": teachers,
         "left_out": leave_out,
+        "averaged": len(average),
         "recipe": asdict(recipe),
         "data": {"sha256": hash_folder(data), "train_images": len(train_stills), "val_images": len(test_stills)},
         "model": {
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             "file_bytes": (output / "model.safetensors").stat().st_size,
         },
-        "training": {
-            "wall_s": {
-                "teachers": seconds[0],
-                **{stage: round(time[0], 1) for stage, time in trainer.seconds.items()},
-            },
-            "cpu_s": {"teachers": seconds[1], **{stage: round(time[1], 1) for stage, time in trainer.seconds.items()}},
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "training": training_record(trainer, seconds),
+        "compared": rows,
     }
-    scores["compared"] = [read_compared(path) for path in compare]
-    (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-    write_model_card(output, scores)
+    write_scores(output, scores)
     for file in checkpoints:
         file.unlink(missing_ok=True)
     logger.info("scores: %s", scores["val"])
     return losses
+
+
+def write_scores(output: Path, scores: dict[str, Any]) -> None:
+    """The file of all scores, and the card made of it."""
+    (output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    write_model_card(output, scores)
+
+
+def training_record(trainer: Trainer, teacher_seconds: tuple[float, float]) -> dict[str, Any]:
+    """How long it took, and on what: results are the same only with the same of all."""
+    wall, cpu = ({stage: round(time[index], 1) for stage, time in trainer.seconds.items()} for index in (0, 1))
+    return {
+        "wall_s": {"teachers": teacher_seconds[0], **wall},
+        "cpu_s": {"teachers": teacher_seconds[1], **cpu},
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def score_teachers(trainer: Trainer, stills: StillFixations) -> dict[str, dict[str, float]]:
+    """What each teacher reaches by itself, by its seed."""
+    return {
+        str(seed): score_stills(predict_maps(teacher, trainer.processor, stills), stills)["all"]
+        for seed, teacher in zip(trainer.recipe.teacher_seeds, trainer.teachers, strict=True)
+    }
+
+
+def averaged_trainer(recipe: Recipe, folders: Sequence[Path], cache: StillCache) -> Trainer:
+    """A trainer whose result is the mean of finished appearance streams."""
+    trainer = Trainer(recipe)
+    trainer.take_mean([load_trained(folder)[0].state_dict() for folder in folders], cache)
+    return trainer
+
+
+def compared_rows(output: Path, compare: Sequence[Path] | None) -> list[dict[str, Any]]:
+    """The card's rows of other runs; those that are there already if none are named."""
+    if compare is not None:
+        return [read_compared(path) for path in compare]
+    scores = output / "scores.json"
+    return json.loads(scores.read_text())["compared"] if scores.exists() else []
 
 
 def trained(
@@ -165,9 +216,11 @@ def read_compared(path: Path) -> dict[str, Any]:
         "augmentation": augmentation_name(scores["recipe"]),
         "config_overrides": scores["recipe"]["config_overrides"],
         "teachers": len(scores["recipe"].get("teacher_seeds", [])),
-        "note": scores.get("note"),
+        "averaged": scores.get("averaged", 0),
+        "shared_steps": scores["recipe"].get("shared_steps", 0),
         "scores": scores["val"]["all"],
         "centre_bias": scores["val_centre_bias"]["all"],
+        "weightless": scores["val_weightless"]["all"],
         "spoiled_nss": scores["val_spoiled_nss"],
     }
 
@@ -200,7 +253,6 @@ def write_model_card(output: Path, scores: dict[str, Any]) -> None:
         model_name="video-saliency-default",
         eval_results=results,
     )
-    speed = output / "speed.json"
     card = ModelCard.from_template(
         card_data,
         template_path=str(CARD_TEMPLATE),
@@ -215,10 +267,11 @@ def write_model_card(output: Path, scores: dict[str, Any]) -> None:
         wall_minutes=round(sum(training["wall_s"].values()) / 60),
         table=score_table(scores),
         motion=motion_sentences(scores),
-        teachers=teacher_sentence(recipe),
+        teachers=teacher_sentence(scores),
         spoiled=spoiled_table(scores),
         compared=compared_table(scores["compared"]),
-        speed=speed_table(json.loads(speed.read_text())) if speed.exists() else "Not measured.",
+        compared_in_words=compared_sentences(scores["compared"]),
+        speed=speed_text(output),
         data_hash=scores["data"]["sha256"],
         train_images=f"{scores['data']['train_images']:,}",
         val_images=scores["data"]["val_images"],
@@ -266,23 +319,31 @@ def motion_sentences(scores: dict[str, Any]) -> str:
     motion = scores.get("motion")
     if motion is None:
         return "This model has no motion stream."
+    slowest, fastest = (f"{100 * speed:g}" for speed in motion["speeds"])
+    slow = ", ".join(f"{100 * float(speed):g} % {100 * won:.0f} %" for speed, won in scores["slow_motion"].items())
     return (
-        f"On {motion['clips']} clips made of the validation stills, a moving cut-out got more of the predicted mass "
-        f"than the same cut-out at rest above or below it in {100 * motion['mover_wins_still_camera']:.1f} % with a "
-        f"still and {100 * motion['mover_wins_panning_camera']:.1f} % with a panning camera. Human NSS on clips of "
-        f"one still: {motion['nss_still_camera']:.3f} with a still, {motion['nss_panning_camera']:.3f} with a panning "
-        "camera."
+        f"{motion['clips']} clips were made of the validation stills: one object moves, an identical one rests above "
+        f"or below it. The moving object got more of the predicted mass in "
+        f"{100 * motion['mover_wins_still_camera']:.1f} % of the clips with a static camera, and in "
+        f"{100 * motion['mover_wins_panning_camera']:.1f} % with a panning one, at speeds of {slowest} to {fastest} % "
+        f"of the width a frame. Slower objects are missed: of clips with a static camera it got more, by speed a "
+        f"frame: {slow}; half is chance.\n\n"
+        f"On clips that show the middle 80 % of one photograph, the model's NSS against human fixations is "
+        f"{motion['nss_still_camera']:.3f} with a static camera and {motion['nss_panning_camera']:.3f} with a panning "
+        "one. (It is lower than on whole pictures because the surroundings, which hardly anyone looks at, are gone.)"
     )
 
 
-def teacher_sentence(recipe: dict[str, Any]) -> str:
-    """What stood in for a part of the truth."""
-    seeds = recipe.get("teacher_seeds", [])
-    if not seeds:
-        return "The truth is that of the recorded fixations alone."
+def teacher_sentence(scores: dict[str, Any]) -> str:
+    """What stood in for a part of the truth, and what that can do by itself."""
+    share, teachers = scores["recipe"]["teacher_share"], scores["teachers"]
+    if not teachers:
+        return "The target is the density of the recorded fixations."
+    alone = ", ".join(f"{row['nss']:.3f}" for row in teachers.values())
     return (
-        f"{100 * recipe['teacher_share']:.0f} % of the truth are the mean map of {len(seeds)} teachers: streams of "
-        f"the same kind, trained before in the same way with seeds {', '.join(map(str, seeds))} and no teachers."
+        f"The target is {100 * (1 - share):.0f} % the density of the recorded fixations and {100 * share:.0f} % the "
+        f"mean map of {len(teachers)} teachers: networks of the same kind, trained first in the same way, with seeds "
+        f"{', '.join(teachers)} and without teachers. Alone they reach NSS {alone} on the validation images."
     )
 
 
@@ -293,35 +354,39 @@ def spoiled_table(scores: dict[str, Any]) -> str:
 
 
 def compared_table(compared: Sequence[dict[str, Any]]) -> str:
-    """Runs that were trained on two sets and tested on all of the third."""
+    """Runs that were trained on two sets and tested on all of the third, below what needs no such training."""
     if not compared:
         return "No run of this kind was made."
-    header = (
-        "tested on",
-        "steps",
-        "seed",
-        "augmentation",
-        "changed",
-        "NSS",
-        "CC",
-        "AUC-Judd",
-        "NSS, dark",
-        "centre bias",
-    )
-    rows = [
-        [
-            run["left_out"],
-            run["steps"],
-            run.get("seed", 0),
-            run["augmentation"],
-            changes(run),
-            *(run["scores"][metric] for metric in METRICS),
-            run["spoiled_nss"].get("a quarter of the brightness", "not measured"),
-            run["centre_bias"]["nss"],
-        ]
-        for run in compared
-    ]
+    header = ("tested on", "steps", "seed", "augmentation", "changed", "NSS", "CC", "AUC-Judd", "NSS, dark")
+    rows: list[list[object]] = []
+    for name in dict.fromkeys(run["left_out"] for run in compared):
+        runs = [run for run in compared if run["left_out"] == name]
+        label = f"{name} ({runs[0]['scores']['images']})"
+        for reference, key in REFERENCES.items():
+            rows.append([label, "", "", "", reference, *(runs[0][key][metric] for metric in METRICS), ""])
+        for run in runs:
+            dark = run["spoiled_nss"]["a quarter of the brightness"]
+            values = [run["scores"][metric] for metric in METRICS]
+            rows.append([label, run["steps"], run["seed"], run["augmentation"], changes(run), *values, dark])
     return markdown_table(header, rows)
+
+
+def compared_sentences(compared: Sequence[dict[str, Any]]) -> str:
+    """On which sets training on the two others was worth it, seed 0 with nothing changed."""
+    unchanged = [run for run in compared if changes(run) == "nothing" and run["augmentation"] == "plain"]
+    plain = [run for run in unchanged if run["seed"] == 0]
+    worse = [run for run in plain if run["scores"]["nss"] < run["weightless"]["nss"]]
+    sentences = [
+        f"On {run['left_out']} the network is worse than that map: NSS {run['scores']['nss']:.2f} against "
+        f"{run['weightless']['nss']:.2f}."
+        for run in worse
+    ]
+    if better := [run for run in plain if run not in worse]:
+        listed = ", ".join(
+            f"{run['left_out']} {run['scores']['nss']:.2f} against {run['weightless']['nss']:.2f}" for run in better
+        )
+        sentences.append(f"It is better on {listed}.")
+    return " ".join(sentences)
 
 
 def changes(run: dict[str, Any]) -> str:
@@ -329,22 +394,31 @@ def changes(run: dict[str, Any]) -> str:
     found = [json.dumps(run["config_overrides"])] if run["config_overrides"] else []
     if run.get("teachers"):
         found.append(f"{run['teachers']} teachers")
-    if run.get("note"):
-        found.append(run["note"])
+    if run.get("averaged"):
+        found.append(f"mean weights of {run['averaged']} networks that part after {run['shared_steps']} steps")
     return "; ".join(found) or "nothing"
 
 
+def speed_text(output: Path) -> str:
+    """What `make card` measured of these weights, if it did."""
+    file, weights = output / "speed.json", output / "model.safetensors"
+    if not file.exists() or json.loads(file.read_text())["weights_sha256"] != sha256(weights.read_bytes()).hexdigest():
+        return "Not measured."
+    return speed_table(json.loads(file.read_text()))
+
+
 def speed_table(speed: dict[str, Any]) -> str:
-    """What `make bench` measured: the cost of each stage, and of the whole road against the network."""
+    """The cost of each stage, and of the whole road against the network."""
     rows = [[name, f"{1000 * row['wall_s']:.2f}", f"{1000 * row['cpu_s']:.2f}"] for name, row in speed["rows"].items()]
     table = markdown_table(("a frame of the 640x480 example clip", "wall, ms", "CPU, ms"), rows)
     against, overlays = speed["maps_against_flow_and_network"], speed["overlay_maps_per_second"]
     return (
-        f"{table}\n\nMeasured by `make bench` on {speed['machine']} with {speed['threads']} threads, torch "
+        f"{table}\n\nMeasured by `make card` on {speed['machine']} with {speed['threads']} threads, torch "
         f"{speed['torch']}; best of {speed['repeats']} runs. Maps at source size come at {against:.2f} of the rate of "
-        f"flow and network alone; `--save overlay` runs at {overlays:.0f} maps a second. A map costs "
-        f"{speed['network_gflop']:.2f} GFLOP for the network and {speed['flow_gflop']:.3f} for the flow (a multiply "
-        "and an add are two)."
+        f"flow and network alone; overlays are drawn and encoded at {overlays:.0f} maps a second, the start of the "
+        f"program and the sound not counted. A map costs {speed['network_gflop']:.2f} GFLOP for the network (a "
+        f"multiply and an add are two) and at least {speed['flow_gflop']:.3f} for the flow (one for each number that "
+        "it computes)."
     )
 
 
@@ -365,24 +439,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--augmentation", choices=sorted(AUGMENTATIONS), default=augmentation_name(asdict(defaults)))
     parser.add_argument("--threads", type=int, default=1, help="the result is the same only for the same number")
     parser.add_argument("--leave-out", metavar="SET", help="train without this set, score on all of it")
-    parser.add_argument("--compare", type=Path, nargs="*", default=(), help="scores.json of other runs, for the card")
+    parser.add_argument(
+        "--shared-steps", type=int, default=defaults.shared_steps, help="first steps that draw as seed 0 does"
+    )
+    parser.add_argument(
+        "--average", type=Path, nargs="+", default=(), metavar="MODEL", help="finished models whose mean to take"
+    )
+    parser.add_argument("--compare", type=Path, nargs="*", help="scores.json of other runs, for the card")
     parser.add_argument("--checkpoint", type=Path, default=Path("train_default_model.checkpoint.pt"))
     parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint file, if there is one")
     parser.add_argument("--config", type=json.loads, default={}, metavar="JSON", help="fields of GFSalNetConfig")
     parser.add_argument("--card-only", action="store_true", help="write the card of a finished run again")
+    parser.add_argument("--measure-only", action="store_true", help="score a finished run again, and write its card")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    if options.card_only:
+    if options.data is None and not options.card_only:
+        parser.error("--data is needed for training and measuring")
+    if options.card_only or options.measure_only:
         scores = json.loads((options.output / "scores.json").read_text())
-        if options.compare:
-            scores["compared"] = [read_compared(path) for path in options.compare]
-            (options.output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-        write_model_card(options.output, scores)
+        if options.measure_only:
+            stills = split_stills(options.data, scores["left_out"])
+            scores.update(measure(options.output, *stills, Recipe(**scores["recipe"])))
+        scores["compared"] = compared_rows(options.output, options.compare)
+        write_scores(options.output, scores)
         return
-    if options.data is None:
-        parser.error("--data is needed for training")
     recipe = Recipe(
         steps=options.steps,
         fusion_steps=options.fusion_steps,
@@ -393,7 +475,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         precision=options.precision,
         augmentation=asdict(AUGMENTATIONS[options.augmentation]),
         config_overrides=options.config,
+        shared_steps=options.shared_steps,
     )
+    if options.average and recipe.fusion_steps:
+        parser.error("--average is for appearance streams: add --fusion-steps 0")
     run(
         options.data,
         options.output,
@@ -402,6 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checkpoint=options.checkpoint,
         checkpoint_every=options.checkpoint_every,
         resume=options.resume,
+        average=options.average,
         compare=options.compare,
     )
 

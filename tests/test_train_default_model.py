@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
@@ -126,17 +127,35 @@ def test_scores_and_card_say_what_was_measured(script: ModuleType, data: Path, t
     assert card.data.license == "apache-2.0" and card.data.library_name == "transformers"
     assert card.data.eval_results[0].metric_value == round(scores["val"]["all"]["nss"], 4)
     assert f"{scores['val']['all']['nss']:.3f}" in card.text and scores["data"]["sha256"] in card.text
-    assert f"{others['val']['all']['nss']:.3f}" in card.text and "| left | 2 | 0 | plain |" in card.text
+    images, reference = others["val"]["all"]["images"], others["val_weightless"]["all"]["nss"]
+    assert (
+        f"| left ({images}) | 2 | 0 | plain | {{" in card.text
+        and f"| {others['val']['all']['nss']:.3f} |" in card.text
+    )
+    assert f"centred Gaussian, no training) | {reference:.3f} |" in card.text
+    slow = scores["slow_motion"]
+    assert len(slow) == 4 and f"0.1 % {100 * slow['0.001']:.0f} %" in card.text
     assert "{{" not in card.text and "no gaze on video" in card.text
 
     speed = {"rows": {"flow": {"wall_s": 0.00125, "cpu_s": 0.0025}}, "machine": "a machine", "threads": 2}
     speed |= {"torch": "2.x", "repeats": 3, "maps_against_flow_and_network": 0.815, "overlay_maps_per_second": 31.2}
-    speed |= {"network_gflop": 1.2, "flow_gflop": 0.01}
+    speed |= {"network_gflop": 1.2, "flow_gflop": 0.01, "weights_sha256": "of other weights"}
+    (output / "speed.json").write_text(json.dumps(speed))
+    script.main(["--output", str(output), "--card-only"])
+    assert "1.25" not in (output / "README.md").read_text()
+    speed["weights_sha256"] = sha256((output / "model.safetensors").read_bytes()).hexdigest()
     (output / "speed.json").write_text(json.dumps(speed))
     script.main(["--output", str(output), "--card-only"])
     text = (output / "README.md").read_text()
     assert "| flow | 1.25 | 2.50 |" in text and "0.81 of the rate" in text and "31 maps a second" in text
     assert ModelCard.load(output / "README.md").data.eval_results == card.data.eval_results
+
+    # scored again, and trained again, the rows of other runs stay
+    script.main(["--output", str(output), "--measure-only", "--data", str(data)])
+    assert json.loads((output / "scores.json").read_text()) == scores
+    script.run(data, output, tiny_recipe(script, steps=2))
+    assert json.loads((output / "scores.json").read_text())["compared"] == scores["compared"]
+    assert "Not measured." in (output / "README.md").read_text(), "the speed is that of the weights before"
 
 
 def test_the_same_seed_gives_the_same_file(script: ModuleType, data: Path, tmp_path: Path) -> None:
@@ -171,8 +190,13 @@ def test_teachers_are_trained_first_and_their_maps_are_part_of_the_truth(script,
     scores = json.loads((tmp_path / "one" / "scores.json").read_text())
     assert scores["training"]["wall_s"]["teachers"] > 0
     card = (tmp_path / "one" / "README.md").read_text()
-    assert "--teacher-seeds 1 2" in card and "the mean map of 2 teachers" in card
-    assert "recorded fixations alone" in (tmp_path / "alone" / "README.md").read_text()
+    assert "--teacher-seeds 1 2" in card and "50 % the mean map of 2 teachers" in card
+    assert ", ".join(f"{scores['teachers'][seed]['nss']:.3f}" for seed in ("1", "2")) in card
+    stills = script.StillFixations(data, split="val")
+    for seed, teacher in zip(("1", "2"), taught.teachers, strict=True):
+        expected = script.score_stills(script.predict_maps(teacher, taught.processor, stills), stills)["all"]
+        assert scores["teachers"][seed] == pytest.approx(expected, abs=1e-6)
+    assert "The target is the density of the recorded fixations." in (tmp_path / "alone" / "README.md").read_text()
     with pytest.raises(ValueError, match="needs teachers of the seeds"):
         script.Trainer(recipe, teachers=teachers[:1])
 
@@ -201,6 +225,41 @@ def test_a_run_killed_behind_its_teachers_does_not_train_them_again(script, data
     first, second = ((folder / "model.safetensors").read_bytes() for folder in (whole, tmp_path / "resumed"))
     assert first == second
     assert not list(tmp_path.glob("run.pt*"))
+
+
+def test_networks_that_part_late_can_be_averaged(script: ModuleType, data: Path, tmp_path: Path) -> None:
+    first = tiny_recipe(script, steps=6)
+    second = replace(first, seed=1, shared_steps=4)
+    cache = script.StillCache.load(script.StillFixations(data, split="train"), first)
+    losses = [script.Trainer(recipe).train(cache) for recipe in (first, second)]
+    assert losses[0][:4] == losses[1][:4] and losses[0][4:] != losses[1][4:]
+
+    for recipe in (first, second):
+        script.run(data, tmp_path / str(recipe.seed), recipe)
+    script.run(data, tmp_path / "mean", second, average=[tmp_path / "0", tmp_path / "1"])
+    states = [load_file(tmp_path / name / "model.safetensors") for name in ("0", "1", "mean")]
+    kernels = [name for name, value in states[0].items() if value.ndim > 1]
+    for name in kernels:
+        zero, one, mean = (state[name].float() for state in states)
+        torch.testing.assert_close(mean, (zero + one) / 2, atol=1e-3, rtol=1e-3)  # stored in float16
+    assert any(not torch.equal(states[0][name], states[1][name]) for name in kernels)
+    variances = [name for name in states[0] if name.endswith("running_var")]
+    assert not all(torch.equal(states[2][name], (states[0][name] + states[1][name]) / 2) for name in variances)
+    row = script.read_compared(tmp_path / "mean" / "scores.json")
+    assert script.changes({**row, "config_overrides": {}}) == "mean weights of 2 networks that part after 4 steps"
+
+
+def test_the_card_says_on_which_sets_training_did_not_pay(script: ModuleType) -> None:
+    row = {"seed": 0, "config_overrides": {}, "augmentation": "plain"}
+    rows = [
+        {**row, "left_out": "near", "scores": {"nss": 2.0}, "weightless": {"nss": 1.5}},
+        {**row, "left_out": "far", "scores": {"nss": 1.1}, "weightless": {"nss": 1.25}},
+        {**row, "left_out": "far", "scores": {"nss": 9.0}, "weightless": {"nss": 1.25}, "seed": 1},
+        {**row, "left_out": "far", "scores": {"nss": 9.0}, "weightless": {"nss": 1.25}, "augmentation": "strong"},
+    ]
+    assert script.compared_sentences(rows) == (
+        "On far the network is worse than that map: NSS 1.10 against 1.25. It is better on near 2.00 against 1.50."
+    )
 
 
 def test_a_set_that_is_not_there_is_refused(script: ModuleType, data: Path, tmp_path: Path) -> None:

@@ -98,10 +98,15 @@ def test_a_cut_has_no_flow():
     assert torch.equal(flow_between(view(texture(4)), view(texture(5))), torch.zeros(1, 2, *SIZE))
 
 
-@pytest.mark.parametrize("change", [lambda x: 0.85 * x, lambda x: (x + 0.1).clamp(0, 1)], ids=["fade", "flash"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: 0.85 * x, lambda x: 0.5 * x, lambda x: 0.25 * x + 0.6, lambda x: (x + 0.1).clamp(0, 1)],
+    ids=["fade", "quick fade", "fade to white", "flash"],
+)
 def test_light_that_changes_is_no_motion(change):
     frame = view(texture(6))
     assert flow_between(change(frame), frame)[0].norm(dim=0).mean() < 0.05
+    assert flow_between(frame, change(frame))[0].norm(dim=0).mean() < 0.05
 
 
 def test_noise_is_no_motion():

@@ -62,6 +62,7 @@ class LucasKanadeFlow(nn.Module):
             end: as many encoded frames.
             size: (height, width) of the flow; that of the frames, usually.
         """
+        start, end = _same_contrast(start, end)
         camera = self._camera(start, end)
         aligned = [_sample(picture, _affine_field(camera, picture)) for picture in end]
         flow = self._search(start[1], aligned[1])
@@ -99,6 +100,18 @@ class LucasKanadeFlow(nn.Module):
         costs[:, side * side // 2] -= NOISE / 2
         best = costs.argmin(dim=1, keepdim=True)
         return torch.cat([best % side, best // side], dim=1).to(template.dtype) - SEARCH_RADIUS
+
+
+def _same_contrast(
+    start: Sequence[torch.Tensor], end: Sequence[torch.Tensor]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The two pictures with the contrast of the fainter one: in a quick fade all would seem to move otherwise."""
+    spreads = [levels[1].square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + NOISE / 4 for levels in (start, end)]
+    fainter = torch.minimum(*spreads)
+    first, second = (
+        [level * (fainter / spread) for level in levels] for levels, spread in zip((start, end), spreads, strict=True)
+    )
+    return first, second
 
 
 def _refine(flow: torch.Tensor, template: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

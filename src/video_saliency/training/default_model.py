@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from video_saliency.data import StillFixations, fixation_density
 from video_saliency.models.gfsalnet.configuration_gfsalnet import GFSalNetConfig
@@ -31,6 +32,7 @@ from video_saliency.training.teachers import mix_densities
 logger = logging.getLogger(__name__)
 
 STAGES = ("appearance", "fusion")
+STATISTICS_BATCHES = 40  # after which the statistics of normalisation layers are known
 FIRST_GATE = 3.0  # before its sigmoid: motion has to earn its weight, stills keep their maps
 LOSS = {"cc_loss_weight": 0.5, "nss_loss_weight": 0.0}  # KL + 0.5 (1 - CC)
 
@@ -62,6 +64,8 @@ class Recipe:
     # more than the few people who looked at a picture.
     teacher_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     teacher_share: float = 0.5
+    # So many steps draw the random numbers of seed 0: networks that part only then lie close enough to be averaged.
+    shared_steps: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -112,7 +116,7 @@ class Trainer:
 
     def _start(self, stage: str) -> None:
         """A new model for a stage, before its first step."""
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(0 if self.recipe.shared_steps else self.recipe.seed)
         streams = "appearance" if stage == "appearance" else "both"
         config = GFSalNetConfig.compact(**{**LOSS, **self.recipe.config_overrides, "streams": streams})
         self.model = GFSalNetForVideoSaliency(config).to(memory_format=torch.channels_last)
@@ -159,10 +163,11 @@ class Trainer:
         """One update; returns the loss. Its randomness depends on seed, stage and step alone: a resumed run agrees."""
         recipe, num_images = self.recipe, len(cache.images)
         stage_number = STAGES.index(self.stage)
-        generator = torch.Generator().manual_seed((recipe.seed * 2 + stage_number) * 1_000_003 + self.step)
-        torch.manual_seed((recipe.seed * 2 + stage_number) * 1_000_003 + self.step)  # dropout, if the model has any
+        seed = 0 if self.step < recipe.shared_steps else recipe.seed
+        generator = torch.Generator().manual_seed((seed * 2 + stage_number) * 1_000_003 + self.step)
+        torch.manual_seed((seed * 2 + stage_number) * 1_000_003 + self.step)  # dropout, if the model has any
         epoch, batch = divmod(self.step, num_images // recipe.batch_size)
-        order = np.random.default_rng((recipe.seed, stage_number, epoch)).permutation(num_images)
+        order = np.random.default_rng((seed, stage_number, epoch)).permutation(num_images)
         chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
         inputs, densities = self._batch(cache.images[chosen], cache.densities[chosen], generator)
         for group in self.optimizer.param_groups:
@@ -218,6 +223,30 @@ class Trainer:
         """The model as it will be saved, for inference; this trainer cannot go on afterwards."""
         self.model.load_state_dict(self.average)
         return self.model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def take_mean(self, states: Sequence[dict[str, torch.Tensor]], cache: StillCache) -> None:
+        """Makes the mean of the weights of several appearance streams this trainer's result.
+
+        Means and variances of the normalisation layers do not average: they are measured again on augmented training
+        pictures. (Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018.)
+        """
+        mean = {
+            name: torch.stack([state[name].float() for state in states]).mean(dim=0).to(value.dtype)
+            for name, value in self.model.state_dict().items()
+        }
+        self.model.load_state_dict(mean)
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.momentum = None  # plain mean of all batches
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        for _ in range(STATISTICS_BATCHES):
+            chosen = torch.randperm(len(cache.images), generator=generator)[: self.recipe.batch_size]
+            inputs, _ = self._batch(cache.images[chosen], cache.densities[chosen], generator)
+            self.model(**inputs)
+        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def _normalize(self, frames: torch.Tensor) -> torch.Tensor:
         return self.processor.normalize_frames(frames).contiguous(memory_format=torch.channels_last)[:, None]

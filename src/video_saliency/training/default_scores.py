@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from video_saliency.baselines import BaselineFrame, CentreGaussian, SpectralResidual
 from video_saliency.data import StillFixations, fixation_density
 from video_saliency.loading import load_model, load_processor
 from video_saliency.predictor import VideoSaliencyPredictor
@@ -21,6 +22,8 @@ from video_saliency.training.motion_checks import clip_nss, decoy_clip, mover_ge
 from video_saliency.training.still_augmentation import compress_images
 
 METRICS = ("nss", "cc", "auc_judd")
+SPEEDS = (0.005, 0.025)  # of movers in `score_motion`: shares of the width a frame
+SLOW_SPEEDS = (0.001, 0.002, 0.003, 0.004)
 
 
 def load_trained(folder: Path) -> tuple[PreTrainedModel, VideoSaliencyProcessor]:
@@ -60,6 +63,13 @@ def centre_bias(stills: StillFixations, size: tuple[int, int]) -> np.ndarray:
     densities = [fixation_density(stills.fixation_points(index, size), size) for index in range(len(stills))]
     bias: np.ndarray = torch.stack(densities).mean(dim=0).numpy()
     return bias
+
+
+def weightless_maps(stills: StillFixations, size: tuple[int, int]) -> list[np.ndarray]:
+    """What contrast and the middle of the picture tell by themselves: spectral residual times a centred Gaussian."""
+    contrast, middle = SpectralResidual(), CentreGaussian()
+    frames = [BaselineFrame(size, rgb=stills.load_image(index)) for index in range(len(stills))]
+    return [contrast.predict(frame) * middle.predict(frame) for frame in frames]
 
 
 def _compressed(pixels: torch.Tensor) -> torch.Tensor:
@@ -109,25 +119,24 @@ def score_motion(
 ) -> dict[str, Any]:
     """On clips made of each still: how often a mover beats an identical decoy, and NSS under a panning camera.
 
-    Movers go 0.5 to 2.5 % of the width a frame, up or down by at most 30 degrees; cameras pan up to 3 % a frame.
-    Cut-outs come from the middle of another still, a seventh to a fifth of the height.
+    Movers go 0.5 to 2.5 % of the width a frame (`SPEEDS`), up or down by at most 30 degrees; cameras pan up to 3 % a
+    frame. Cut-outs come from the middle of another still, a seventh to a fifth of the height.
     """
     predictor = VideoSaliencyPredictor(model, processor)
     generator = np.random.default_rng(seed)
     wins: dict[str, list[bool]] = {"still_camera": [], "panning_camera": []}
     pairs = []
     for index in range(len(stills)):
-        picture, other = stills.load_image(index), stills.load_image((index + 7) % len(stills))
+        picture = stills.load_image(index)
+        cut_out = _cut_out(stills, index, generator)
         width = picture.shape[1]
-        side = int(picture.shape[0] * generator.uniform(1 / 7, 1 / 5))
-        top, left = (other.shape[0] - side) // 2, (other.shape[1] - side) // 2
-        speed = width * generator.uniform(0.005, 0.025) * generator.choice([-1, 1])
+        speed = width * generator.uniform(*SPEEDS) * generator.choice([-1, 1])
         angle = generator.uniform(-np.pi / 6, np.pi / 6)
         pan = (width * generator.uniform(-0.03, 0.03), width * generator.uniform(-0.01, 0.01))
         for name, camera in (("still_camera", (0.0, 0.0)), ("panning_camera", pan)):
             clip = decoy_clip(
                 picture,
-                other[top : top + side, left : left + side],
+                cut_out,
                 mover_above=index % 4 != 3,
                 velocity_xy=(speed * np.cos(angle), speed * np.sin(angle)),
                 pan_xy=camera,
@@ -138,10 +147,49 @@ def score_motion(
     still_nss, pan_nss = np.nanmean(np.array(pairs), axis=0).tolist()
     return {
         "clips": len(stills),
+        "speeds": list(SPEEDS),
         **{f"mover_wins_{name}": float(np.mean(won)) for name, won in wins.items()},
         "nss_still_camera": still_nss,
         "nss_panning_camera": pan_nss,
     }
 
 
-__all__ = ["METRICS", "centre_bias", "load_trained", "predict_maps", "score_motion", "score_spoiled"]
+def score_slow_motion(
+    model: PreTrainedModel, processor: VideoSaliencyProcessor, stills: StillFixations, *, seed: int = 0
+) -> dict[str, float]:
+    """How often a mover beats its decoy before a still camera, by its speed as a share of the width a frame.
+
+    Every still is shown once, the mover above the decoy in one half of the clips and below it in the other: what does
+    not see the motion is right in about half of them.
+    """
+    predictor = VideoSaliencyPredictor(model, processor)
+    generator = np.random.default_rng(seed)
+    wins: dict[str, list[bool]] = {str(speed): [] for speed in SLOW_SPEEDS}
+    for index in range(len(stills)):
+        picture, cut_out = stills.load_image(index), _cut_out(stills, index, generator)
+        for speed in SLOW_SPEEDS:
+            velocity = (picture.shape[1] * speed, 0.0)
+            clip = decoy_clip(picture, cut_out, mover_above=index % 2 == 0, velocity_xy=velocity)
+            wins[str(speed)].append(mover_gets_more(predictor, clip))
+    return {speed: float(np.mean(won)) for speed, won in wins.items()}
+
+
+def _cut_out(stills: StillFixations, index: int, generator: np.random.Generator) -> np.ndarray:
+    """The middle of another still, as high and wide as a seventh to a fifth of this one's height."""
+    height = stills.load_image(index).shape[0]
+    other = stills.load_image((index + 7) % len(stills))
+    side = int(height * generator.uniform(1 / 7, 1 / 5))
+    top, left = (other.shape[0] - side) // 2, (other.shape[1] - side) // 2
+    return other[top : top + side, left : left + side]
+
+
+__all__ = [
+    "METRICS",
+    "centre_bias",
+    "load_trained",
+    "predict_maps",
+    "score_motion",
+    "score_slow_motion",
+    "score_spoiled",
+    "weightless_maps",
+]
