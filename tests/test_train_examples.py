@@ -132,6 +132,18 @@ def test_tables_of_ablations_can_be_read(path):
     assert yaml.safe_load(path.read_text())["rows"]
 
 
+def test_the_tables_of_dtfsal_have_all_numbers_that_are_known():
+    def rows(name: str) -> dict[str, float]:
+        found = load_script("ablate").AblationTable.read(EXAMPLES / "ablations" / f"{name}.yaml").rows
+        return {row.name: row.paper[0] for row in found}
+
+    visual = rows("dtfsal_visual")
+    lengths = {int(name.split()[0]): score for name, score in visual.items() if "frames" in name}
+    assert lengths == {4: 0.506, 8: 0.512, 16: 0.547, 48: 0.557} and 0.561 in visual.values()  # with 32 frames
+    assert list(rows("dtfsal_fusion").values()) == [0.625, 0.635, 0.667]
+    assert list(rows("dtfsal_fusion_avad").values()) == [0.690, 0.696, 0.746]
+
+
 def test_an_ablation_prints_the_table_of_the_paper_without_numbers_of_its_own(tmp_path, capsys):
     settings = ["--set", "loop.steps=1", "--set", "validation.every=0"]
     table = EXAMPLES / "ablations" / "dtfsal_fusion.yaml"
@@ -156,6 +168,7 @@ def test_an_ablation_shows_scores_of_real_runs(capsys):
     ("name", "options", "expected"),
     [
         ("dtfsal_fusion", {}, "lowest loss on etmd test_1, the data that is scored: test data,"),
+        ("dtfsal_fusion_avad", {}, "lowest loss on avad test_1, the data that is scored: test data,"),
         ("dtfsal_visual", {}, "lowest loss on dhf1k val, the data that is scored."),
         ("salfom", {}, "best cc on dhf1k val, the data that is scored."),
         ("gfsalnet", {}, "best cc on ucf_sports test43, the data that is scored: test data,"),
