@@ -13,14 +13,14 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModel
 
 from video_saliency.cli.convert import CONVERTERS
 from video_saliency.cli.info import describe
@@ -88,7 +88,7 @@ def make_card(name: str, facts: Mapping[str, Any]) -> str:
         template_str=(CARDS / "template.md").read_text(encoding="utf-8"),
         **{key: facts[key] for key in TEXTS},
         bibtex=facts["bibtex"].rstrip(),
-        cost=facts.get("cost", ""),  # beside the paper's, where there is more to say than the table does
+        cost=cost_text(facts),  # beside the paper's, where there is more to say than the table does
         repository=f"ORGANISATION/{name}",
         facts=config_facts(facts),
         columns=columns,
@@ -100,18 +100,52 @@ def make_card(name: str, facts: Mapping[str, Any]) -> str:
 
 def config_facts(facts: Mapping[str, Any]) -> dict[str, str]:
     """What `video-saliency info` tells of the default configuration of a system."""
-    config_class = CONFIG_MAPPING[facts["model_type"]]
-    config = config_class()
-    converters = [entry for entry in CONVERTERS.values() if entry.model_class.config_class is config_class]
-    settings = converters[0].processor_settings(config) if converters else {}
-    size = VideoSaliencyProcessor(**settings).size
-    described = _describe(config_class, config.to_json_string(), tuple(size.items()))
+    described = _described(CONFIG_MAPPING[facts["model_type"]]())
     return {row: described[row] for row in FACTS if row in described}
 
 
+def cost_text(facts: Mapping[str, Any]) -> str:
+    """The text about a system's cost, its numbers filled in for each of `cost_variants`; empty if it has none."""
+    config_class = CONFIG_MAPPING[facts["model_type"]]
+    variants = facts.get("cost_variants", {})
+    numbers = {name: _costs(config_class(**entry["config"]), entry["paper"]) for name, entry in variants.items()}
+    return str(facts.get("cost", "")).format(**numbers)
+
+
+def _costs(config: Any, paper: Mapping[str, float]) -> dict[str, str]:
+    """What `video-saliency info` counts for a whole model, with the deviation from the paper's numbers.
+
+    Args:
+        config: of the model.
+        paper: its millions of `parameters`, and its `operations`, G multiplications of convolutions and linear layers.
+    """
+    parameters, layers, as_run = _described(config)["  all"].split()
+    counted = {"parameters": float(parameters.replace(",", "")) / 1e6, "operations": float(layers)}
+    deviation = {name: f"{100 * (counted[name] / value - 1):+.1f} %" for name, value in paper.items()}
+    return {
+        **{f"paper_{name}": str(value) for name, value in paper.items()},
+        "parameters": f"{parameters} ({deviation['parameters']})",
+        "layers": f"{layers} ({deviation['operations']})",
+        "eager": _described(config, attention="eager")["  all"].split()[-1],
+        "as_run": as_run,
+    }
+
+
+def _described(config: Any, attention: str | None = None) -> dict[str, str]:
+    """The rows of `video-saliency info` for a configuration at the size of its converter's processor."""
+    converters = [entry for entry in CONVERTERS.values() if entry.model_class.config_class is type(config)]
+    settings = converters[0].processor_settings(config) if converters else {}
+    size = VideoSaliencyProcessor(**settings).size
+    return _describe(type(config), config.to_json_string(), tuple(size.items()), attention)
+
+
 @cache
-def _describe(config_class: Any, config_json: str, size: tuple[tuple[str, int], ...]) -> dict[str, str]:
-    return describe(config_class.from_dict(json.loads(config_json)), dict(size), "cpu")
+def _describe(
+    config_class: Any, config_json: str, size: tuple[tuple[str, int], ...], attention: str | None
+) -> dict[str, str]:
+    config = config_class.from_dict(json.loads(config_json))
+    make_model = partial(AutoModel.from_config, attn_implementation=attention)
+    return describe(config, dict(size), "cpu", make_model)
 
 
 def paper_scores(leaderboard: str, row: str) -> tuple[list[str], list[dict[str, Any]]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 
 import av
@@ -138,6 +139,32 @@ def test_a_truncated_clip_has_sound_up_to_the_break(tmp_path):
     cut = whole_sound(cut_file(path, 0.5))[1]
     assert 0.3 < cut.shape[1] / samples.shape[1] < 0.7
     assert np.array_equal(cut, samples[:, : cut.shape[1]])
+
+
+@pytest.mark.parametrize("codec", ["pcm_f32le", "pcm_f64le"])
+@pytest.mark.parametrize("rate", [None, 16_000])
+def test_samples_that_are_no_numbers_are_read_as_0(tmp_path, caplog, codec, rate):
+    sound = sine(21_168, 44_100)
+    expected = sound.copy()
+    for channel, sample, value in ((0, 5000, np.nan), (1, 9000, np.inf), (0, 15_000, -np.inf), (1, 15_001, 3e38)):
+        sound[channel, sample], expected[channel, sample] = value, 0
+    damaged = make_clip(tmp_path / "damaged.mov", audio=codec, sound=sound)
+    clean = make_clip(tmp_path / "clean.mov", audio=codec, sound=expected)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert np.array_equal(whole_sound(damaged, rate)[1], whole_sound(clean, rate)[1])
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith("4 samples") and "damaged.mov" in message and "read as 0" in message
+
+
+def test_damaged_sound_is_told_where_reading_stops_early(tmp_path, caplog):
+    sound = sine(21_168, 44_100)
+    sound[:, 10] = np.nan
+    blocks = read_audio(make_clip(tmp_path / "clip.mov", audio="pcm_f32le", sound=sound))
+    next(blocks)
+    assert caplog.records == []
+    blocks.close()
+    assert ["2 samples" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_wrong_arguments(tmp_path):

@@ -230,6 +230,20 @@ def test_sound_that_cannot_be_read_is_told_and_silent(caplog):
     assert ["the codec is unknown" in record.getMessage() for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize("mode", ["on", "shuffled"])
+def test_samples_that_are_no_numbers_are_silence_and_told_once(tmp_path, caplog, mode):
+    sound = sine(52_920, 44_100)
+    expected = sound.copy()
+    sound[:, 20_000:24_000], expected[:, 20_000:24_000] = np.nan, 0
+    damaged = make_clip(tmp_path / "damaged.mov", 30, pictures=BLACK, audio="pcm_f32le", sound=sound)
+    clean = make_clip(tmp_path / "clean.mov", 30, pictures=BLACK, audio="pcm_f32le", sound=expected)
+    with caplog.at_level(logging.WARNING):
+        heard = loudness(predictor().stream(damaged, audio=mode))
+    assert np.isfinite(heard).all() and heard.max() > 0.1
+    assert np.array_equal(heard, loudness(predictor().stream(clean, audio=mode)))
+    assert ["samples of the sound of" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_sound_beside_frames(tmp_path):
     sound = click(0.6, 1.2, 44_100, 2)
     path = make_sound(tmp_path / "sound.wav", sound, 44_100)
@@ -252,6 +266,7 @@ def test_sound_beside_frames(tmp_path):
         ({"audio": np.zeros(9)}, ValueError, "needs its 'sampling_rate'"),
         ({"audio": np.zeros(9), "sampling_rate": 0}, ValueError, "needs its 'sampling_rate'"),
         ({"audio": np.zeros((9, 2)), "sampling_rate": 8000}, ValueError, "transpose it"),
+        ({"audio": np.full(9, np.nan), "sampling_rate": 8000}, ValueError, "9 of 9 samples are NaN"),
         ({"audio": "none.wav"}, FileNotFoundError, "check the path"),
         ({"sound": np.zeros(9)}, ValueError, "for sound 'audio' and 'sampling_rate'"),
     ],

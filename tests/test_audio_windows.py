@@ -101,6 +101,9 @@ def test_mono_is_the_mean_of_the_channels():
         (np.zeros((1, 2, 9)), "transpose it"),
         (np.zeros(9, np.uint8), "got uint8"),
         (np.zeros(9, np.complex64), "got complex64"),
+        (np.array([0.1, np.nan, np.inf]), "2 of 3 samples are NaN, infinite"),
+        (np.array([[0.1, 0.2], [np.nan, 0]], np.float32), "1 of 2 samples are NaN"),
+        (np.array([0.1, 1e300]), "1 of 2 samples are NaN"),  # not a number in float32
     ],
 )
 def test_wrong_sound_is_refused(samples, message):

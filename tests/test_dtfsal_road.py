@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from tiny_models import tiny_dtfsal
 from transformers import pipeline
 from typer.testing import CliRunner
-from video_factory import make_clip
+from video_factory import make_clip, sine
 
 from video_saliency.cli.main import app
 from video_saliency.models.dtfsal.modeling_dtfsal import SILENCE
@@ -118,6 +119,24 @@ def test_command_line_with_sound(folders: dict[bool, str], clips: dict[bool, Pat
         assert len(list(csv.DictReader(file))) == NUM_FRAMES
     settings = json.loads((tmp_path / "sounding" / "run.json").read_text())
     assert "on" in json.dumps(settings)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_command_line_with_damaged_sound(
+    value: float, folders: dict[bool, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = sine(int(0.8 * 44_100), 44_100)
+    sound[:, 8000:9000] = value
+    clip = make_clip(tmp_path / "damaged.mov", 20, audio="pcm_f32le", sound=sound)
+    with caplog.at_level(logging.WARNING):
+        call("predict", clip, "--output", tmp_path, "--model", folders[True], "--save", "overlay,csv,maps,sound")
+    assert [f"2000 samples of the sound of {clip}" in record.getMessage() for record in caplog.records] == [True]
+    with np.load(tmp_path / "damaged" / "maps" / "maps-00000000.npz") as maps:
+        assert np.isfinite(maps["saliency_maps"]).all()
+    with av.open(str(tmp_path / "damaged" / "overlay.mp4")) as written:
+        assert len(written.streams.audio) == 1
+    with (tmp_path / "damaged" / "sound.csv").open() as file:
+        assert all(np.isfinite(float(value)) for row in csv.DictReader(file) for value in list(row.values())[1:])
 
 
 def test_command_line_without_sound(folders: dict[bool, str], clips: dict[bool, Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi, ModelCard
 from small_repositories import SMALL_SYSTEMS, make_clip_array, save_small_model
-from transformers import AutoModel, AutoProcessor, pipeline
+from transformers import CONFIG_MAPPING, AutoModel, AutoProcessor, pipeline
 
+from video_saliency.cli.info import describe
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.models.auto import MODEL_FOR_VIDEO_SALIENCY_MAPPING
 from video_saliency.training import training_run
@@ -89,7 +91,7 @@ WITHOUT_PACKAGE = """
 import sys
 sys.modules["video_saliency"] = None  # importing it raises ImportError
 import json, torch
-from transformers import AutoModel, AutoProcessor, pipeline
+from transformers import CONFIG_MAPPING, AutoModel, AutoProcessor, pipeline
 clip = torch.load({clip!r}, weights_only=True)
 trusted = {{"trust_remote_code": True}}
 
@@ -241,6 +243,33 @@ def test_cards_are_those_of_the_configurations(tmp_path, monkeypatch):
             assert f"## {heading}\n" in card.text
         assert facts["title"] in card.text
     assert readme.read_text() == (SCRIPTS.parent / "README.md").read_text(encoding="utf-8"), "run make cards"
+
+
+def test_costs_of_a_card_are_those_that_info_counts():
+    small = {"encoder_channels": [8, 16, 16, 32], "encoder_heads": [1, 2, 2, 4], "hidden_size": 12}
+    config = {**small, "encoder_depths": [1, 1, 1, 1], "decoder_channels": [8, 6, 4], "audio": False}
+    facts = {
+        "model_type": "dtfsal_saliency",
+        "cost_variants": {"tiny": {"config": config, "paper": {"parameters": 0.05, "operations": 2}}},
+        "cost": "{tiny[parameters]} | {tiny[layers]} | {tiny[eager]} | {tiny[as_run]} | {tiny[paper_operations]}",
+    }
+    described = describe(CONFIG_MAPPING["dtfsal_saliency"](**config), {"height": 224, "width": 384}, "cpu")
+    parameters, layers, as_run = described["  all"].split()
+    eager = make_cards.cost_text(facts).split(" | ")[2]
+    assert float(layers) < float(eager) < float(as_run)
+    deviations = [
+        f"{100 * (value / paper - 1):+.1f} %"
+        for value, paper in ((int(parameters.replace(",", "")) / 1e6, 0.05), (float(layers), 2))
+    ]
+    expected = [f"{parameters} ({deviations[0]})", f"{layers} ({deviations[1]})", eager, as_run, "2"]
+    assert make_cards.cost_text(facts) == " | ".join(expected)
+    assert make_cards.cost_text({"model_type": "dtfsal_saliency"}) == ""
+
+
+def test_a_file_of_facts_types_no_counted_number():
+    text = make_cards.systems()["dtfsal"]["cost"]
+    assert "{heard[as_run]}" in text
+    assert not re.search(r"\d{2}\.\d|\d,\d{3}", text)
 
 
 def test_measured_scores_enter_the_front_matter(tmp_path, monkeypatch):

@@ -114,6 +114,7 @@ def test_sound_becomes_slices():
         ({"audio": np.zeros(99), "sampling_rate": 44_100}, "must have 16000 samples a second"),
         ({"audio": [np.zeros(99)] * 2, "sampling_rate": 16_000}, "1 videos need as many sounds"),
         ({"audio": np.zeros((99, 2)), "sampling_rate": 16_000}, "transpose it"),
+        ({"audio": np.full(99, np.inf), "sampling_rate": 16_000}, "99 of 99 samples are NaN"),
     ],
 )
 def test_wrong_sound_says_what_to_do(options, message):

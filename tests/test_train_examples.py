@@ -132,6 +132,18 @@ def test_tables_of_ablations_can_be_read(path):
     assert yaml.safe_load(path.read_text())["rows"]
 
 
+def test_the_tables_of_dtfsal_have_all_numbers_that_are_known():
+    def rows(name: str) -> dict[str, float]:
+        found = load_script("ablate").AblationTable.read(EXAMPLES / "ablations" / f"{name}.yaml").rows
+        return {row.name: row.paper[0] for row in found}
+
+    visual = rows("dtfsal_visual")
+    lengths = {int(name.split()[0]): score for name, score in visual.items() if "frames" in name}
+    assert lengths == {4: 0.506, 8: 0.512, 16: 0.547, 48: 0.557} and 0.561 in visual.values()  # with 32 frames
+    assert list(rows("dtfsal_fusion").values()) == [0.625, 0.635, 0.667]
+    assert list(rows("dtfsal_fusion_avad").values()) == [0.690, 0.696, 0.746]
+
+
 def test_an_ablation_prints_the_table_of_the_paper_without_numbers_of_its_own(tmp_path, capsys):
     settings = ["--set", "loop.steps=1", "--set", "validation.every=0"]
     table = EXAMPLES / "ablations" / "dtfsal_fusion.yaml"
@@ -150,6 +162,47 @@ def test_an_ablation_shows_scores_of_real_runs(capsys):
     table = ablate.AblationTable("a table", Path("recipe"), ["cc"], [ablate.Row("full", paper=[0.5])])
     ablate.print_table(table, {"full": {"cc": 0.25}}, is_smoke=False)
     assert re.search(r"full\s*│\s*0\.250\s*│\s*0\.500", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("dtfsal_fusion", {}, "lowest loss on etmd test_1, the data that is scored: test data,"),
+        ("dtfsal_fusion_avad", {}, "lowest loss on avad test_1, the data that is scored: test data,"),
+        ("dtfsal_visual", {}, "lowest loss on dhf1k val, the data that is scored."),
+        ("salfom", {}, "best cc on dhf1k val, the data that is scored."),
+        ("gfsalnet", {}, "best cc on ucf_sports test43, the data that is scored: test data,"),
+        ("visage_expert1", {}, "best cc on avimos test, the data that is scored: test data,"),
+        ("salfom", {"validation": ["ucf_sports:test=F", "stills=S"]}, "best cc on ucf_sports test, stills, the data"),
+        ("salfom", {"settings": ["validation.every=0"]}, ""),  # scored once, behind the last update
+    ],
+)
+def test_an_ablation_says_that_it_chose_on_what_it_scores(tmp_path, name, options, expected):
+    ablate = load_script("ablate")
+    table = ablate.AblationTable.read(EXAMPLES / "ablations" / f"{name}.yaml")
+    flags = [f"--{'set' if key == 'settings' else key}={value}" for key, values in options.items() for value in values]
+    parsed = ablate.parse_options(["--table", "x", "--output", str(tmp_path), *flags])
+    note = ablate.selection_note(table, parsed)
+    assert (expected in note) if expected else note == ""
+    assert ("test data" in note) == ("test" in note.split(", the data")[0])
+
+
+def test_a_table_of_real_scores_has_the_note_below_it(tmp_path, monkeypatch, capsys):
+    ablate = load_script("ablate")
+    monkeypatch.setattr(ablate, "run_row", lambda *_: {"cc": 0.5})
+    table = EXAMPLES / "ablations" / "dtfsal_fusion.yaml"
+    ablate.main(["--table", str(table), "--output", str(tmp_path)])
+    shown = capsys.readouterr().out.rstrip().splitlines()
+    assert "etmd test_1" in shown[-1] and "AMFB" in shown[-3]
+    ablate.main(["--table", str(table), "--output", str(tmp_path), "--smoke"])
+    assert "etmd test_1" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_that_chooses_on_test_data_says_so(path):
+    data = make_arguments(read_recipe(path)).data
+    on_test_data = any("test" in (source.split or "") for source in data.validation)
+    assert on_test_data == ("chosen on test data" in path.read_text())
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,10 @@ AAC_RATE = 48000  # for sources with another rate
 AAC_BITS_PER_CHANNEL = 96_000
 PREROLL_S = Fraction(1, 10)  # kept in front of the video: a decoder needs a few packets to settle
 JITTER_S = Fraction(1, 50)  # smaller steps of the sound's clock are rounding of the container
+FLOAT_FORMATS = {"flt", "fltp", "dbl", "dblp"}  # the others cannot hold NaN or infinity
+NO_SOUND_FROM = 1e30  # times full scale: float32 does not hold what the resampler makes of it
+
+_told_sources: set[str] = set()  # whose damaged samples were reported: one run reads a sound up to four times
 
 Packets = Iterator[tuple[Fraction, Any]]  # time in seconds, PyAV packet
 
@@ -57,7 +61,8 @@ def read_audio(source: Source, sampling_rate: int | None = None) -> Iterator[tup
     Time counts from the first video frame, so it is negative where the sound starts earlier; in a file of sound alone
     (WAV, MP3, also with a cover picture) it counts from where the sound starts. Blocks have the codec's size. A clip
     without sound, or a still image, gives no block. Packets that cannot be decoded are left out, and where the file
-    breaks off the sound ends.
+    breaks off the sound ends. Samples that are NaN or infinite, which float formats can hold, are read as 0; how many
+    is logged as a warning, once for each source.
 
     Args:
         source: path or URL.
@@ -92,7 +97,7 @@ def read_samples(samples: Any, from_rate: int, sampling_rate: int) -> Iterator[t
         sampling_rate: samples per second to resample to.
 
     Raises:
-        ValueError: for sound of another shape or type.
+        ValueError: for sound of another shape or type, or with samples that are NaN or infinite.
     """
     sound = to_mono(samples)
     av = load_av()
@@ -247,18 +252,51 @@ def _blocks(
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded PyAV audio frames, then `None`."""
+    """Decoded PyAV audio frames whose samples are numbers, then `None`."""
     error_class = load_av().FFmpegError
-    num_errors = 0
-    for packet in _packets(container, stream, flush=True):
-        try:
-            yield from stream.codec_context.decode(packet)
-        except error_class as error:
-            num_errors += 1
-            logger.debug("a packet of sound cannot be decoded: %s", error)
+    num_errors, num_damaged = 0, 0
+    try:
+        for packet in _packets(container, stream, flush=True):
+            try:
+                for frame in stream.codec_context.decode(packet):
+                    repaired, damaged = _repaired(frame)
+                    num_damaged += damaged
+                    yield repaired
+            except error_class as error:
+                num_errors += 1
+                logger.debug("a packet of sound cannot be decoded: %s", error)
+    finally:  # also where only the start of the sound is wanted
+        _tell_damaged(container.name.removeprefix("file:"), num_damaged)
     if num_errors:
         logger.warning("%d packets of sound could not be decoded and were left out", num_errors)
     yield None
+
+
+def _repaired(frame: Any) -> tuple[Any, int]:
+    """The frame with 0 for samples that are no numbers, and how many those are.
+
+    This comes before the resampler, which would spread each of them over its neighbours.
+    """
+    if frame.format.name not in FLOAT_FORMATS:
+        return frame, 0
+    samples = frame.to_ndarray()
+    damaged = ~(np.abs(samples) < NO_SOUND_FROM)  # NaN is not below anything
+    if not damaged.any():
+        return frame, 0
+    samples = np.where(damaged, samples.dtype.type(0), samples)
+    repaired = load_av().AudioFrame.from_ndarray(samples, format=frame.format.name, layout=frame.layout.name)
+    repaired.sample_rate, repaired.time_base, repaired.pts = frame.sample_rate, frame.time_base, frame.pts
+    return repaired, int(damaged.sum())
+
+
+def _tell_damaged(source: str, number: int) -> None:
+    if number and source not in _told_sources:
+        _told_sources.add(source)
+        logger.warning(
+            "%d samples of the sound of %s, counted over its channels, are NaN or infinite and are read as 0: there "
+            "the sound is silent",
+            *(number, source),
+        )
 
 
 def _packets(container: Any, stream: Any, *, flush: bool = False) -> Iterator[Any]:

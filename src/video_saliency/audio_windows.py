@@ -130,7 +130,7 @@ def to_mono(samples: Any) -> np.ndarray:
         samples: `(n,)` or `(channels, n)`, array or tensor.
 
     Raises:
-        ValueError: for another shape or type, or samples in front of channels.
+        ValueError: for another shape or type, samples in front of channels, or samples that are NaN or infinite.
     """
     sound = np.asarray(samples)
     if sound.ndim not in (1, 2) or (sound.ndim == 2 and sound.shape[0] > max(1, sound.shape[1])):
@@ -141,5 +141,12 @@ def to_mono(samples: Any) -> np.ndarray:
         sound = np.divide(sound, 2 ** (8 * sound.dtype.itemsize - 1), dtype=np.float64)
     elif sound.dtype.kind != "f":
         raise ValueError(f"sound must be floats in -1..1, int16 or int32, got {sound.dtype}")
-    mono = sound if sound.ndim == 1 else sound.mean(axis=0)
-    return np.ascontiguousarray(mono, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono = np.ascontiguousarray(sound if sound.ndim == 1 else sound.mean(axis=0), dtype=np.float32)
+    finite = np.isfinite(mono)
+    if not finite.all():
+        raise ValueError(
+            f"sound must be numbers in -1..1: {np.count_nonzero(~finite)} of {mono.size} samples are NaN, infinite or "
+            "too large for float32: find out where they come from, or set them to 0"
+        )
+    return mono

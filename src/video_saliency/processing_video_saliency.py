@@ -198,7 +198,8 @@ class VideoSaliencyProcessor(ProcessorMixin):
             `audio`, `audio_values` `(batch, slices, 1, time, mel)` float32.
 
         Raises:
-            ValueError: for other shapes or types, videos of different lengths, or sound of another rate.
+            ValueError: for other shapes or types, videos of different lengths, or sound of another rate or with
+                samples that are NaN or infinite.
         """
         if kwargs:
             raise ValueError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
@@ -47,6 +48,13 @@ class SaliencyConfig(PreTrainedConfig):
             self.window = WindowSpec(**{**defaults, **(self.window or {})}).to_dict()
         except TypeError as error:
             raise ValueError(f"window must hold fields of WindowSpec only: {error}") from error
+
+    def _check_weights(self, *names: str) -> None:
+        """Raises `ValueError` unless each of these fields is a finite number of at least 0."""
+        for name in names:
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
 
 
 __all__ = ["SaliencyConfig"]

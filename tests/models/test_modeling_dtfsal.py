@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -574,6 +575,17 @@ def test_default_window_and_sound() -> None:
         ({"audio_heads": 3}, "multiple of audio_heads"),
         ({"decoder_frames": 16}, "8 to 15"),
         ({"num_tokens": 0}, "at least 1"),
+        ({"audio_layers": -1}, "audio_layers must be at least 0"),
+        ({"loss_epsilon": -1.0}, "loss_epsilon must be a finite number above 0, got -1.0"),
+        ({"loss_epsilon": 0.0}, "loss_epsilon must be a finite number above 0"),
+        ({"loss_epsilon": math.nan}, "loss_epsilon must be a finite number above 0"),
+        ({"shift_norm_eps": -1e-5}, "shift_norm_eps must be a finite number above 0"),
+        ({"kl_loss_weight": -2.0}, "kl_loss_weight must be a finite number of at least 0, got -2.0"),
+        ({"cc_loss_weight": math.inf}, "cc_loss_weight must be a finite number of at least 0"),
+        ({"deep_supervision_weight": math.nan}, "deep_supervision_weight must be a finite number"),
+        ({"encoder_depths": [1, 1, 1.5, 1]}, "whole numbers of at least 1"),
+        ({"token_size": ["2", 3]}, "whole numbers of at least 1"),
+        ({"encoder_heads": [3, 2, 2, 4]}, "multiples of encoder_heads"),
         ({"audio": False, "training_strategy": "audio_fusion"}, "set audio=True"),
         ({"window": {"num_frames": 3, "output": "middle"}}, "at least 4"),
         ({"window": {"num_frames": 8, "output": "all"}}, "'middle' or 'last'"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,15 @@ def test_config_with_other_values_survives_json(tmp_path: Path) -> None:
         ({"centre_prior_size": [3]}, "rows, columns"),
         ({"channel_attention_reduction": 0}, "at least 1"),
         ({"flow_std": [0.0, 1.0, 1.0]}, "above 0"),
+        ({"flow_std": [math.nan, 1.0, 1.0]}, "above 0"),
+        ({"flow_mean": [0.5, math.inf, 0.5]}, "finite"),
+        ({"flow_max_magnitude": math.nan}, "flow_max_magnitude must be above 0"),
+        ({"flow_min_magnitude": math.nan}, "flow_min_magnitude at least 0"),
+        ({"centre_prior_size": [1.5, 2]}, "rows, columns"),
+        ({"main_deconv": [[6.5, 4, 2, 1], [4, 8, 4, 2]]}, "whole numbers"),
+        ({"kl_loss_weight": -1.0}, "kl_loss_weight must be a finite number of at least 0, got -1.0"),
+        ({"nss_loss_weight": math.nan}, "nss_loss_weight must be a finite number"),
+        ({"cc_loss_weight": math.inf}, "cc_loss_weight must be a finite number"),
         ({"window": {"frames": 3}}, "WindowSpec"),
         ({"window": {"num_frames": 0}}, "num_frames"),
     ],

@@ -155,6 +155,22 @@ def _attend_folded(
 
     A query gets its position terms as channels and a key a 1 at each of its places, so that their product is the
     score with its bias. The class token has zeros there. Values are padded, since kernels want equal sizes.
+
+    Measured: one forward without gradient of the whole attention of block 0 (qkv, pools, output and this) at 32 frames
+    of 224 x 384, whose 86,017 x 1,345 scores are 0.43 GiB in float32. Peak of resident memory above that of a small
+    warm-up, and the fewest CPU seconds of three forwards:
+
+    | way | peak, GiB | CPU seconds |
+    | --- | --- | --- |
+    | without attention, the rest alone | 0.31 | 0.53 |
+    | folded positions, as here | 0.31 | 1.22 |
+    | scaled dot product with the bias as mask | 1.08 | 1.56 |
+    | `_attend_eager` | 1.97 | 2.92 |
+    | eager, 4,096 queries at a time | 0.36 | 1.58 |
+
+    On one thread of 2 shared cores of x86_64, torch 2.13.0+cpu; in a second run the last four rows had 0.31, 1.05,
+    1.94 and 0.61 GiB, and 1.53, 1.77, 2.77 and 1.69 seconds. By `OMP_NUM_THREADS=1 python -m pytest -s -m benchmark
+    tests/benchmarks/test_mvitv2_speed.py -k "block_0 and infer"`.
     """
     sides = [term.shape[-1] for term in terms]
     head_dim = query.shape[-1]

@@ -2,6 +2,7 @@
 # No `from __future__ import annotations` here: it would silently switch off the type checks of `strict`.
 """Configuration of DTFSal."""
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -219,8 +220,14 @@ class DTFSalConfig(SaliencyConfig):
             ("audio_size", 2),
         ):
             values = getattr(self, name)
-            if len(values) != length or (name != "token_blocks" and min(values) < 1):
-                raise ValueError(f"{name} must have {length} values of at least 1, got {values}")
+            if len(values) != length:
+                raise ValueError(f"{name} must have {length} values, got {values}")
+            if name != "token_blocks" and not all(isinstance(value, int) and value >= 1 for value in values):
+                raise ValueError(f"{name} must have whole numbers of at least 1, got {values}")
+        if any(width % heads for width, heads in zip(self.encoder_channels, self.encoder_heads, strict=True)):
+            raise ValueError(
+                f"encoder_channels ({self.encoder_channels}) must be multiples of encoder_heads ({self.encoder_heads})"
+            )
         for name in ("smoothing_kernel", "local_kernel", "global_kernel"):
             if any(side % 2 == 0 for side in getattr(self, name)):
                 raise ValueError(f"{name} must have odd sides, so that sizes are kept; got {getattr(self, name)}")
@@ -243,6 +250,12 @@ class DTFSalConfig(SaliencyConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.audio_layers < 0:
+            raise ValueError(f"audio_layers must be at least 0, got {self.audio_layers}")
+        for name in ("loss_epsilon", "shift_norm_eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)}")
+        self._check_weights("kl_loss_weight", "cc_loss_weight", "deep_supervision_weight")
         if self.shift_groups % 2 == 0 or not 1 <= self.shift_groups <= self.hidden_size:
             raise ValueError(f"shift_groups must be odd and at most hidden_size, got {self.shift_groups}")
         if self.audio_joining == "add" and self.audio_hidden_size != self.hidden_size:

@@ -2,7 +2,7 @@
 # No `from __future__ import annotations` here: it would silently switch off the type checks of `strict`.
 """Configuration of GFSalNet."""
 
-from math import prod
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -160,9 +160,11 @@ class GFSalNetConfig(SaliencyConfig):
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
         if self.channel_attention_reduction < 1:
             raise ValueError(f"channel_attention_reduction must be at least 1, got {self.channel_attention_reduction}")
-        if len(self.centre_prior_size) != 2 or min(self.centre_prior_size) < 1:
-            raise ValueError(f"centre_prior_size must be [rows, columns], got {self.centre_prior_size}")
-        if (self.flow_max_magnitude is not None and self.flow_max_magnitude <= 0) or self.flow_min_magnitude < 0:
+        sides = self.centre_prior_size
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"centre_prior_size must be [rows, columns], got {sides}")
+        largest = self.flow_max_magnitude
+        if not (largest is None or largest > 0) or not 0 <= self.flow_min_magnitude < math.inf:  # NaN is neither
             raise ValueError(
                 "flow_max_magnitude must be above 0 (or None), flow_min_magnitude at least 0, got "
                 f"{self.flow_max_magnitude} and {self.flow_min_magnitude}"
@@ -172,8 +174,15 @@ class GFSalNetConfig(SaliencyConfig):
                 f"flow_remove_camera is for flow_backend='lucas_kanade' only, got {self.flow_backend!r}: the others "
                 "give flow with the camera's motion, so leave flow_remove_camera=False"
             )
-        if len(self.flow_mean) != 3 or len(self.flow_std) != 3 or min(self.flow_std) <= 0:
+        if (
+            len(self.flow_mean) != 3
+            or len(self.flow_std) != 3
+            or not all(0 < value < math.inf for value in self.flow_std)
+        ):
             raise ValueError("flow_mean and flow_std must have three values (RGB) each, flow_std above 0")
+        if not all(map(math.isfinite, self.flow_mean)):
+            raise ValueError(f"flow_mean must have finite values, got {self.flow_mean}")
+        self._check_weights("kl_loss_weight", "nss_loss_weight", "cc_loss_weight")
 
     def _check_encoder(self) -> None:
         encoder: Any = self.encoder_config  # a ResNetConfig by now
@@ -190,6 +199,8 @@ class GFSalNetConfig(SaliencyConfig):
             layers = getattr(self, name)
             if not layers or any(len(layer) != 4 for layer in layers):
                 raise ValueError(f"{name} must list at least one [channels, kernel, stride, padding], got {layers}")
+            if not all(isinstance(number, int) for layer in layers for number in layer):
+                raise ValueError(f"{name} must hold whole numbers, got {layers}")
             for channels, kernel, stride, padding in layers:
                 if min(channels, kernel, stride) < 1 or padding < 0 or kernel - 2 * padding != stride:
                     raise ValueError(
@@ -199,7 +210,7 @@ class GFSalNetConfig(SaliencyConfig):
         if self.head_deconv[-1][0] != 1:
             raise ValueError(f"the last layer of head_deconv must have 1 channel, got {self.head_deconv[-1][0]}")
         main, multi_level, head = (
-            prod(layer[2] for layer in layers)
+            math.prod(layer[2] for layer in layers)
             for layers in (self.main_deconv, self.multi_level_deconv, self.head_deconv)
         )
         if main * head != TRUNK_STRIDE:
