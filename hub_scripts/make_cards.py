@@ -154,7 +154,8 @@ def models_table() -> str:
     """A Markdown table of all systems and the embedded default, from their configurations: the one in the README."""
     lines = ["| model | window | input | parameters | GFLOP a map | the paper's scores |", "|---|---|---|---|---|---|"]
     default = describe(load_config(DEFAULT_MODEL), load_processor(DEFAULT_MODEL).size, "cpu")
-    rows = [("[embedded default](src/video_saliency/default_model/README.md)", default, "our own, no paper")]
+    title = "[embedded default](src/video_saliency/default_model/README.md)"
+    rows = [(title, default, "none of this small GFSalNet")]
     for name, facts in systems().items():
         rows.append((f"[{facts['title']}](model_cards/cards/{name}.md)", config_facts(facts), headline(facts)))
     for title, described, scores in rows:
