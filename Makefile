@@ -9,7 +9,7 @@ DEMO_CLIP := examples/friday.mp4
 DEMO_OUTPUT := demo_output
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture test test-slow test-dis test-browser bench card cards quality style wheel release clean
+.PHONY: help install demo picture test test-slow test-dis test-browser bench card cards quality style wheel wheel-check release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -64,12 +64,12 @@ wheel: $(STAMP) ## build the wheel into dist/
 	rm -rf build dist
 	$(BIN)/python -m build -q --wheel
 
-release: test quality cards wheel ## check everything that a release sends; sends nothing itself
+wheel-check: wheel ## build the wheel and predict with it in a clean environment outside the checkout
+	PYTHON=$(PYTHON) .ci/check_wheel
+
+release: test quality cards wheel-check ## check everything that a release sends; sends nothing itself
 	git diff --exit-code model_cards README.md # cards must be those of this state
-	rm -rf build/release && $(PYTHON) -m venv build/release/venv
-	build/release/venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
-	cd build/release && venv/bin/video-saliency predict ../../$(DEMO_CLIP) --output out --save overlay,maps,png,csv,sheet
-	cd build/release && venv/bin/python ../../.ci/check_outputs.py out/friday ../../src
+	mkdir -p build/release
 	$(BIN)/python hub_scripts/export_model.py --output build/release/model --self-contained
 	$(BIN)/python hub_scripts/push_model.py build/release/model --repo ORG/video-saliency-default
 	$(BIN)/python hub_scripts/push_space.py --repo ORG/video-saliency

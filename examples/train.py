@@ -28,7 +28,7 @@ def parse(arguments: Sequence[str] | None = None) -> RunOptions:
     parser.add_argument("--root", action="append", default=[], dest="roots", metavar="[NAME=]FOLDER")
     parser.add_argument("--train", action="append", default=[], metavar="NAME[:SPLIT]=FOLDER")
     parser.add_argument("--validation", action="append", default=[], metavar="NAME[:SPLIT]=FOLDER")
-    parser.add_argument("--model", metavar="FOLDER|ID", help="start from this model")
+    parser.add_argument("--model", metavar="FOLDER|ID|default", help="start from this model")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="SECTION.NAME=VALUE")
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model on made-up data")
     parser.add_argument("--push-to-hub", metavar="ID", help="upload the trained model; a new repository is private")

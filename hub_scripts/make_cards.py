@@ -31,7 +31,7 @@ from video_saliency.scoring.leaderboard import LEADERBOARDS
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "model_cards"
-FACTS = ("model", "window", "describes", "input size", "parameters", "GFLOP a map", "memory", "flow")
+FACTS = ("model", "window", "maps", "input size", "parameters", "GFLOP a map", "memory", "flow")
 TAGS = ["video-saliency", "saliency", "eye-tracking"]
 TEXTS = ("title", "summary", "inputs", "weights", "convert", "convert_note", "recipe", "limits", "paper")
 METRIC_TITLES = {"nss": "NSS", "cc": "CC", "sim": "SIM", "auc_judd": "AUC-Judd", "sauc": "sAUC", "kld": "KL"}
@@ -188,11 +188,12 @@ def models_table() -> str:
     """A Markdown table of all systems and the embedded default, from their configurations: the one in the README."""
     lines = ["| model | window | input | parameters | GFLOP a map | the paper's scores |", "|---|---|---|---|---|---|"]
     default = describe(load_config(DEFAULT_MODEL), load_processor(DEFAULT_MODEL).size, "cpu")
-    rows = [("[embedded default](src/video_saliency/default_model/README.md)", default, "no paper")]
+    title = "[embedded default](src/video_saliency/default_model/README.md)"
+    rows = [(title, default, "none of this small GFSalNet")]
     for name, facts in systems().items():
         rows.append((f"[{facts['title']}](model_cards/cards/{name}.md)", config_facts(facts), headline(facts)))
     for title, described, scores in rows:
-        cells = [title, described["window"].split(", hop")[0], described["input size"].split(" (")[0]]
+        cells = [title, described["window"], described["input size"].split(" (")[0]]
         gflop = float(described["GFLOP a map"].split()[0])
         cells += [described["parameters"], f"{gflop:,.0f}" if gflop >= 100 else f"{gflop:g}", scores]
         lines.append(f"| {' | '.join(cells)} |")

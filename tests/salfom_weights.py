@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from seeded_weights import seeded_tensor
 
+from video_saliency import SalFoMConfig, SalFoMForVideoSaliency
 from video_saliency.backbones.umt import position_table
+from video_saliency.models.salfom.convert_salfom import convert_umt, salfom_name
 
 GOLDEN = Path(__file__).parent / "golden" / "salfom"
 DEAD = re.compile(
@@ -51,3 +54,23 @@ def tiny_umt_checkpoint() -> dict[str, torch.Tensor]:
         shapes |= {f"{block}.mlp.fc1.weight": (256, 64), f"{block}.mlp.fc1.bias": (256,)}
         shapes |= {f"{block}.mlp.fc2.weight": (64, 256), f"{block}.mlp.fc2.bias": (64,)}
     return {name: seeded_tensor(name, shape) for name, shape in shapes.items()}
+
+
+def tiny_salfom_state(fields: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The state of a SalFoM with these fields and the encoder of `tiny_umt_checkpoint`, by our names."""
+    torch.manual_seed(0)
+    state = SalFoMForVideoSaliency(SalFoMConfig(encoder_dim=64, encoder_depth=2, **fields)).state_dict()
+    return state | {f"encoder.{name}": tensor for name, tensor in convert_umt(tiny_umt_checkpoint()).items()}
+
+
+def tiny_salfom_checkpoint(fields: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """`tiny_salfom_state` as the released file has it, with its dead entries and the position table."""
+    state = tiny_salfom_state(fields)
+    checkpoint = {f"encoder.{name}": tensor for name, tensor in tiny_umt_checkpoint().items()}
+    checkpoint["encoder.pos_embed"] = position_table(16, (14, 14), 64)[None]
+    for name in layout("salfom"):
+        if DEAD.fullmatch(name):
+            checkpoint[name] = torch.zeros(1)
+        elif not name.startswith("encoder."):
+            checkpoint[name] = state[salfom_name(name)]
+    return checkpoint

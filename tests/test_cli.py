@@ -34,11 +34,12 @@ from typer.testing import CliRunner
 from video_factory import make_clip
 
 from video_saliency.cli import outputs
-from video_saliency.cli.info import PeakMemory, describe
+from video_saliency.cli.info import PeakMemory, describe, describe_maps, describe_window
 from video_saliency.cli.main import app
 from video_saliency.map_io import read_map_shards
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.video_io import read_frames
+from video_saliency.windows import WindowSpec
 
 ALL = "overlay,maps,png,csv,sheet"
 
@@ -104,6 +105,21 @@ def test_every_output(tmp_path, model):
     assert len(list((folder / "png").iterdir())) == 20
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > 100
+
+
+def test_the_embedded_model_is_called_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=2)
+    (tmp_path / "default").mkdir()  # `./default` would be this folder
+    for name, options in (("named", ["--model", "default"]), ("left out", [])):
+        code, text = call("predict", clip, "--output", name, "--save", "csv", *options)
+        assert code == 0, text
+    tables = [(tmp_path / name / "clip" / "saliency.csv").read_bytes() for name in ("named", "left out")]
+    assert tables[0] == tables[1]
+    code, text = call("info", "default")
+    assert code == 0 and "4,701,499" in text
+    code, text = call("predict", clip, "--output", "other", "--model", "./default")
+    assert code == 2 and "default has no config.json" in text
 
 
 def test_map_size_source(tmp_path, model):
@@ -583,6 +599,45 @@ def test_info_tells_window_size_parameters_and_cost(model):
     code, text = call("info")
     assert code == 0
     assert "144 x 192" in text and "lucas_kanade, the camera's motion removed" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "flow_pair", "window", "maps"),
+    [
+        ({}, "previous", "1 frame and the one before it", "one for each frame of a window"),
+        ({}, None, "1 frame", "one for each frame of a window"),
+        (
+            {"num_frames": 20, "step_seconds": 0.2},
+            None,
+            "20 frames, 0.2 s apart",
+            "one for each frame of a window; after a clip's end the last one is repeated",
+        ),
+        (
+            {"num_frames": 16, "output": "last", "head_policy": "reverse"},
+            None,
+            "16 frames in a row",
+            "one for each window, of its last frame; for a clip's first 15 frames the window runs backwards from the "
+            "frames after them",
+        ),
+        (
+            {"num_frames": 32, "output": "middle"},
+            None,
+            "32 frames in a row",
+            "one for each window, of its middle frame; before a clip's first frame that one is repeated, after its "
+            "last the last one is repeated",
+        ),
+        (
+            {"num_frames": 4, "step": 2, "hop": 3, "tail_policy": "cycle"},
+            None,
+            "4 frames that are 2 frames apart",
+            "one for each frame of a window, windows start every 3 of them; after a clip's end the window begins "
+            "again",
+        ),
+    ],
+)
+def test_windows_in_words(fields, flow_pair, window, maps):
+    spec = WindowSpec(**fields)
+    assert (describe_window(spec, flow_pair), describe_maps(spec)) == (window, maps)
 
 
 def test_peak_memory_counts_what_is_alive_at_once():

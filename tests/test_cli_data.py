@@ -27,11 +27,13 @@ def cells(output: str, what: str) -> list[str]:
     return [cell.strip() for cell in line.split("│")[1:-1]]
 
 
-def test_list_names_every_data_set_split_and_publisher() -> None:
+def test_list_names_every_data_set_split_layout_and_publisher() -> None:
     code, output = call("list")
     assert code == 0
     for info in DATASETS.values():
         assert info.title in output and info.publisher in output and all(split in output for split in info.splits)
+        assert f"  layout        {info.layout}\n" in output
+    assert "yourself" not in output
     assert "100 clips, 60,273 frames" in output and "3,558 shots, of 884 videos" in output
     assert "truth withheld" in output and "43 of the 47 test clips" in output
 

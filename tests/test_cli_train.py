@@ -15,6 +15,7 @@ from training_factory import TINY_ENCODER, reset_accelerate
 from typer.testing import CliRunner
 
 from video_saliency.cli.main import app
+from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_model
 from video_saliency.training import training_run
 from video_saliency.training.smoke_data import write_smoke_clips
@@ -163,6 +164,31 @@ def test_options_change_the_recipe(tmp_path, recipe):
     ]
     assert arguments.data.validation[0].root == "c"
     assert arguments.model.name_or_path == "me/base" and arguments.optimizer.learning_rate == 1e-5
+
+
+def test_the_embedded_model_is_called_default(tmp_path, recipe):
+    by_option = read_arguments(RunOptions(config=recipe, output=tmp_path, model="default"))
+    by_recipe = read_arguments(RunOptions(config=RECIPES / "own_clips.yaml", output=tmp_path))
+    assert by_option.model.name_or_path == by_recipe.model.name_or_path == DEFAULT_MODEL
+
+
+def test_a_recipe_of_another_model_says_so(tmp_path):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", RECIPES / "gfsalnet_video.yaml", "--model", "default", "--train", f"folder={clips}"]
+    result = train(*command, "--output", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    message = " ".join(result.output.split())
+    assert "the recipe changes flow_backend, fusion" in message and "own_clips.yaml" in message
+
+
+def test_clips_without_truth_are_refused(tmp_path):
+    clips = write_smoke_clips(tmp_path / "clips")
+    for name in ("maps", "fixations"):
+        (clips / name).rename(tmp_path / name)
+    command = ["--config", RECIPES / "own_clips.yaml", "--output", tmp_path / "run", "--train", f"folder={clips}"]
+    result = train(*command)
+    assert result.exit_code == 2, result.output
+    assert "has neither maps nor fixations of its 5 clips with frames" in " ".join(result.output.split())
 
 
 class FakeHub:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def test_check_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "maps" / "a" / "0002.png").unlink()
     (report,) = check_dataset("folder", tmp_path)
     assert report.problems == ["a: no density for 1 frames (2)"] and not report.is_complete
+
+
+def test_fixations_without_maps_get_maps(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    shutil.rmtree(tmp_path / "maps")
+    dataset = open_dataset("folder", tmp_path)
+    for name in ("a", "b"):
+        for frame in dataset.item(name).annotations():
+            assert frame.density.shape == SIZE and frame.density[gaze(frame.frame_index)] > frame.density.mean()
+    assert all(frame.density is None for frame in dataset.item("bare").annotations())
 
 
 def test_two_files_of_one_clip_are_refused(tmp_path: Path) -> None:

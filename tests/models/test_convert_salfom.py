@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from salfom_weights import DEAD, layout, tiny_umt_checkpoint
+from salfom_weights import DEAD, layout, tiny_salfom_checkpoint, tiny_salfom_state, tiny_umt_checkpoint
 from seeded_weights import seeded_tensor
 from typer.testing import CliRunner
 
@@ -25,7 +25,6 @@ from video_saliency.models.salfom.convert_salfom import (
     convert_salfom,
     convert_umt,
     make_config,
-    salfom_name,
 )
 
 TINY_DECODER = {
@@ -119,17 +118,9 @@ def test_the_command_makes_a_model_of_a_released_file(tmp_path):
     """A small one with all kinds of entries that the released file has, dead ones and the position table included."""
     fields = {"encoder_heads": 4, **TINY_DECODER, "tcfe_depth": 6, "fusion_channels": [8, 8]}
     fields["sfd_layers"] = [[[8, 1]] * 3, [[8, 2], [8, 2], [8, 1]], [[8, 2], [8, 2], [8, 1]]]
-    torch.manual_seed(0)
-    expected = SalFoMForVideoSaliency(SalFoMConfig(encoder_dim=64, encoder_depth=2, **fields)).state_dict()
-    expected |= {f"encoder.{name}": tensor for name, tensor in convert_umt(tiny_umt_checkpoint()).items()}
-    checkpoint = {f"encoder.{name}": tensor for name, tensor in tiny_umt_checkpoint().items()}
-    checkpoint["encoder.pos_embed"] = position_table(16, (14, 14), 64)[None]
+    expected = tiny_salfom_state(fields)
     dead = [name for name in layout("salfom") if DEAD.fullmatch(name)]
-    checkpoint |= {name: torch.zeros(1) for name in dead}
-    for name in layout("salfom"):
-        if not name.startswith("encoder.") and name not in dead:
-            checkpoint[name] = expected[salfom_name(name)]
-    torch.save(checkpoint, tmp_path / "salfom.pth")
+    torch.save(tiny_salfom_checkpoint(fields), tmp_path / "salfom.pth")
     (tmp_path / "config.json").write_text(json.dumps(fields))
     options = ["--source", f"model={tmp_path / 'salfom.pth'}", "--config", str(tmp_path / "config.json")]
     result = CliRunner().invoke(app, ["convert", "salfom", *options, "--output", str(tmp_path / "model")])

@@ -274,7 +274,7 @@ def test_the_cost_of_the_released_model_is_told_before_it_is_loaded():
     assert 1.0 < gflop / (blocks / 20 / 1e9) < 1.1  # adapters and experts come on top
     weights, half = (float(rows[name].split()[0]) / 2**10 for name in ("memory", "  in bfloat16"))
     assert weights == pytest.approx(6_299_280_649 * 4 / 2**30, rel=1e-3)
-    assert 11.5 < half < 12.6 and rows["window"].startswith("20 frame(s), step 0.2 s")
+    assert 11.5 < half < 12.6 and rows["window"] == "20 frames, 0.2 s apart"
 
 
 def test_a_part_of_a_larger_model():

@@ -21,13 +21,15 @@ data_app = typer.Typer(help="List and check data sets with human fixations.", no
 
 @data_app.command("list")
 def list_datasets() -> None:
-    """List the known data sets: their splits and where the owners publish them."""
+    """List the known data sets: their splits, the layout of their folders and where the owners publish them."""
     console = Console()
     for info in DATASETS.values():
         console.print(f"[bold]{info.name}[/bold]: {info.title}", highlight=False)
         for split, known in info.splits.items():
             console.print(f"  {split:14}{describe_split(info, known)}", highlight=False, soft_wrap=True)
-        console.print(f"  published at  {info.publisher}", highlight=False, markup=False, soft_wrap=True)
+        for title, text in (("layout", info.layout), ("published at", info.publisher)):
+            if text:
+                console.print(f"  {title:14}{text}", highlight=False, markup=False, soft_wrap=True)
 
 
 @data_app.command("check")
@@ -64,8 +66,8 @@ def print_report(report: CheckReport, num_problems: int) -> None:
         lines.append(f"... and {len(report.problems) - num_problems:,} more problems (--show)")
     for line in lines:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    published = f"published at {DATASETS[report.dataset].publisher}"
-    console.print("complete" if report.is_complete else f"incomplete; {published}", markup=False, soft_wrap=True)
+    origin = DATASETS[report.dataset].origin
+    console.print("complete" if report.is_complete else f"incomplete; {origin}", markup=False, soft_wrap=True)
 
 
 def describe_split(info: DatasetInfo, split: SplitInfo) -> str:

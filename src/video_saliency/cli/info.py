@@ -19,22 +19,23 @@ from transformers import AutoModel
 
 from video_saliency.cli.devices import pick_device
 from video_saliency.cli.errors import one_line_errors
-from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.defaults import DEFAULT_NAME, named_model
 from video_saliency.loading import load_config, load_processor
 from video_saliency.sharded_weights import stored_dtypes
+from video_saliency.windows import WindowSpec
 
 aten = torch.ops.aten
 WEIGHT_PRODUCTS = (aten.convolution, aten._convolution, aten.addmm, aten.mm)  # convolutions and linear layers
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Folder or Hub id. Default: the embedded model.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(help=f"Folder, Hub id or '{DEFAULT_NAME}' (embedded).")] = DEFAULT_NAME,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Tell a model's window, size, parameters, GFLOP a map, memory and device. Loads no weights."""
     with one_line_errors():
-        config = load_config(model)
-        processor = load_processor(model)
+        source = named_model(model)
+        config, processor = load_config(source), load_processor(source)
         table = Table(show_header=False, box=None, title=model, title_justify="left")
         for name, value in describe(config, processor.size, str(pick_device(device))).items():
             table.add_row(name, value)
@@ -58,11 +59,10 @@ def describe(
     working = activations.peak
     maps = spec.num_frames if spec.output == "all" else 1
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    step = f"{spec.step_seconds} s" if spec.step_seconds is not None else f"{spec.step} frame(s)"
     return {
         "model": f"{type(network).__name__} ({config.model_type})",
-        "window": f"{spec.num_frames} frame(s), step {step}, hop {spec.hop_steps} step(s)",
-        "describes": f"{spec.output} frame(s) of a window; head {spec.head_policy}, tail {spec.tail_policy}",
+        "window": describe_window(spec, config.flow_pair if getattr(network, "flow", None) is not None else None),
+        "maps": describe_maps(spec),
         "input size": f"{size['height']} x {size['width']} (height x width)",
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "GFLOP a map": f"{counter.get_total_flops() / maps / 1e9:.3g} (multiply and add counted as two)",
@@ -72,6 +72,37 @@ def describe(
         **({"flow": describe_flow(network, size)} if getattr(network, "flow", None) is not None else {}),
         "device": device,
     }
+
+
+def describe_window(spec: WindowSpec, flow_pair: str | None = None) -> str:
+    """Which frames a forward sees, in words.
+
+    Args:
+        spec: of the model.
+        flow_pair: `"previous"` or `"next"` for a model that computes the flow from or to this neighbour.
+    """
+    if spec.step_seconds is not None:
+        return f"{spec.num_frames} frames, {spec.step_seconds:g} s apart"
+    if spec.num_frames == 1:
+        neighbour = {"previous": " and the one before it", "next": " and the one after it"}
+        return "1 frame" + ("" if flow_pair is None else neighbour[flow_pair])
+    return f"{spec.num_frames} frames " + ("in a row" if spec.step == 1 else f"that are {spec.step} frames apart")
+
+
+def describe_maps(spec: WindowSpec) -> str:
+    """Which frames of a window a forward gives maps of, and what stands in beyond the ends of a clip, in words."""
+    tail = "the last one is repeated" if spec.tail_policy == "repeat" else "the window begins again"
+    if spec.output == "all":
+        often = "" if spec.hop_steps == spec.num_frames else f", windows start every {spec.hop_steps} of them"
+        end = f"; after a clip's end {tail}" if spec.num_frames > 1 else ""
+        return f"one for each frame of a window{often}{end}"
+    head = "before a clip's first frame that one is repeated"
+    if spec.head_policy == "reverse" and spec.output == "last":
+        head = f"for a clip's first {spec.num_frames - 1} frames the window runs backwards from the frames after them"
+    elif spec.head_policy == "reverse":
+        head = "before a clip's first frame time is mirrored"
+    end = f", after its last {tail}" if spec.output == "middle" else ""
+    return f"one for each window, of its {spec.output} frame; {head}{end}"
 
 
 def half_precision_bytes(network: Any) -> int:

@@ -31,7 +31,7 @@ from video_saliency.cli.outputs import (
     SheetOutput,
     SoundOutput,
 )
-from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.defaults import DEFAULT_MODEL, DEFAULT_NAME, named_model
 from video_saliency.loading import load_model, load_processor
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.processing_video_saliency import PUBLISHED
@@ -68,7 +68,9 @@ def predict(
         list[str], typer.Argument(help="Videos, stills, URLs, or folders of videos.", metavar="INPUT...")
     ],
     output: Annotated[Path, typer.Option(help="Folder to write to; each clip gets a folder of its own in it.")],
-    model: Annotated[str, typer.Option(help="Folder or Hub id. Default: the embedded model.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help=f"Folder, Hub id or '{DEFAULT_NAME}', the embedded model.")
+    ] = DEFAULT_NAME,
     save: Annotated[str, typer.Option(help=f"What to write, with commas between: {','.join(KINDS)}.")] = "overlay",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's own.")] = None,
@@ -95,7 +97,7 @@ def predict(
 ) -> None:
     """Predict where people look: one saliency map for every frame of each clip."""
     with one_line_errors():
-        kinds = _parse_save(save)
+        model, kinds = named_model(model), _parse_save(save)
         options = Options(model, kinds, map_size, normalize, map_stride, segment_frames, resume, audio, audio_seed)
         _check_options(options)
         clips = find_clips(inputs, output)

@@ -18,7 +18,7 @@ from video_saliency.cli.errors import one_line_errors
 from video_saliency.cli.predict import progress_bar, tell
 from video_saliency.data import SaliencyDataset, open_dataset
 from video_saliency.data.catalog import dataset_info
-from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.defaults import DEFAULT_NAME, named_model
 from video_saliency.metrics.presets import ALIASES, PRESETS
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.scoring import (
@@ -33,7 +33,6 @@ from video_saliency.scoring import (
     training_split,
 )
 
-DEFAULT_NAME = "default"
 FRAMES_FORMATS = ("auto", "csv", "parquet")
 
 
@@ -129,7 +128,7 @@ def _open_source(
     if Path(predictions).is_file():
         raise ValueError(f"{predictions} is a file: name the folder with the maps of all clips, or a model")
     predictor = VideoSaliencyPredictor.from_pretrained(
-        DEFAULT_MODEL if predictions == DEFAULT_NAME else predictions,
+        named_model(predictions),
         device=pick_device(device),
         dtype=pick_dtype(dtype),
         batch_size=batch_size,

@@ -29,7 +29,9 @@ def train(
     validation: Annotated[
         list[str] | None, typer.Option(help="Data in place of the recipe's.", metavar="NAME[:SPLIT]=FOLDER")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id to start from.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, Hub id or 'default', the embedded model, to start from.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a single setting.", metavar="SECTION.NAME=VALUE")
     ] = None,

@@ -51,8 +51,7 @@ def open_dataset(
     if not listing.items:
         raise ValueError(
             f"{folder} holds nothing of {info.title}{f', split {split}' if split else ''}"
-            f"{''.join(f'; {note}' for note in listing.notes[:1])}: expected {info.layout}; published at "
-            f"{info.publisher}"
+            f"{''.join(f'; {note}' for note in listing.notes[:1])}: expected {info.layout}; {info.origin}"
         )
     dataset = SaliencyDataset(info.name, folder, split=split, listing=listing, info=info)
     for warning in incompleteness(dataset):
@@ -64,8 +63,7 @@ def existing_folder(info: DatasetInfo, root: str | os.PathLike[str]) -> Path:
     """`root`, if it is a folder; else a ValueError that says what it should hold."""
     if not Path(root).is_dir():
         raise ValueError(
-            f"{root} is not a folder: pass the one that holds {info.layout}; {info.title} is published at "
-            f"{info.publisher}"
+            f"{root} is not a folder: pass the one that holds {info.layout}; {info.title} is {info.origin}"
         )
     return Path(root)
 

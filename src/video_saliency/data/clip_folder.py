@@ -9,7 +9,8 @@
     frame_rates.json             optional, for folders of frames: {"clip": 29.97, ...} or one number for all
 
 Files are matched by names and by the numbers in them, which may start at 0 or 1. Masks may be MATLAB files, too; the
-JSON file is a list over frames of lists of [row, column] pixels. Only frames are needed.
+JSON file is a list over frames of lists of [row, column] pixels. Only frames are needed to predict; training needs
+maps or fixations as well. Fixations without maps get maps: Gaussians, sigma a 24th of the height.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from video_saliency.data.numbered_files import PICTURE_SUFFIXES, VIDEO_SUFFIXES,
 from video_saliency.data.truth_files import (
     Densities,
     Fixations,
+    GaussianDensities,
     MaskFiles,
     PictureDensities,
     PointListFile,
@@ -65,7 +67,10 @@ def _item(
 ) -> SaliencyItem:
     if sound is None and isinstance(frames, VideoFrames):
         sound = frames.path
-    return SaliencyItem(name, "folder", split, frames, _densities(density), _fixations(fixations), sound)
+    densities = _densities(density)
+    if densities is None and fixations is not None:
+        densities = GaussianDensities()
+    return SaliencyItem(name, "folder", split, frames, densities, _fixations(fixations), sound)
 
 
 def _densities(path: Path | None) -> Densities | None:
@@ -136,8 +141,10 @@ def _read_json(path: Path) -> Any:
 CLIP_FOLDER = DatasetInfo(
     name="folder",
     title="a plain folder of clips or stills",
-    publisher="yourself: see video_saliency.data.clip_folder",
-    layout="videos/<clip>.mp4, frames/<clip>/0001.png or images/<clip>.png; maps/ and fixations/ by the same names",
+    publisher="",
+    layout="videos/<clip>.mp4, frames/<clip>/0001.png ... or images/<clip>.png; maps/<clip>/0001.png ..., "
+    "maps/<clip>.mp4 or maps/<clip>.png; fixations/<clip>.json, a list over frames of lists of [row, column], or "
+    "masks in fixations/<clip>/; and only if wanted audio/<clip>.wav, splits.json and frame_rates.json",
     splits={"all": SplitInfo(None, has_truth=False)},
     whole=("all",),
     read=read_clip_folder,

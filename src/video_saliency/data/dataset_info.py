@@ -64,7 +64,7 @@ class DatasetInfo:
     Attributes:
         name: as given to `open_dataset`.
         title: as papers call it.
-        publisher: where the owners publish it.
+        publisher: where the owners publish it; empty for the user's own data.
         layout: the folders and files that are expected, for messages.
         splits: by name; overlapping ones are alternatives.
         whole: the splits that together are the whole data set.
@@ -86,6 +86,11 @@ class DatasetInfo:
     has_audio_files: bool = False
     has_densities: bool = True
     has_own_splits: bool = False
+
+    @property
+    def origin(self) -> str:
+        """Where the data come from, in words."""
+        return f"published at {self.publisher}" if self.publisher else "your own data"
 
 
 class SaliencyDataset(Sequence[SaliencyItem]):

@@ -202,8 +202,8 @@ def _read_points(folder: Path, expected_ids: set[str]) -> dict[str, np.ndarray]:
 STILLS = DatasetInfo(
     name="stills",
     title="a prepared folder of stills",
-    publisher="yourself: see video_saliency.data.still_fixations",
-    layout="index.csv, fixations.npz and images/",
+    publisher="",
+    layout="index.csv, fixations.npz and images/, as examples/prepare_stills.py writes them",
     splits={"all": SplitInfo(None), "train": SplitInfo(None), "val": SplitInfo(None)},
     whole=("all",),
     read=read_stills,

@@ -33,7 +33,8 @@ class ModelArguments:
 
     Attributes:
         architecture: `model_type` of a model of this package; not needed with `name_or_path`.
-        name_or_path: folder or Hub id to start from. `None`: fresh weights.
+        name_or_path: folder or Hub id to start from; in a recipe also `default`, the embedded model. `None`: fresh
+            weights.
         preset: name of a constructor of the config class, such as `compact`; `None` for the class itself.
         config: fields of the config.
         new_layers: with `name_or_path`, regular expressions of the weights that it may lack; they start fresh.

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from video_saliency.audio_windows import AudioSpec, cut_excerpt, window_centre
 from video_saliency.data import SaliencyItem, fixated_points, fixation_density, open_dataset
+from video_saliency.data.catalog import dataset_info
 from video_saliency.flow_files import read_flow_file
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.training.sound_cache import SoundCache
@@ -67,7 +68,7 @@ def open_sources(sources: Sequence[DataSource]) -> list[SaliencyItem]:
     """The items of several data sets, those with frames.
 
     Raises:
-        ValueError: for a source without a folder, or as `open_dataset`.
+        ValueError: for a source without a folder or without any maps and fixations, or as `open_dataset`.
     """
     items: list[SaliencyItem] = []
     for source in sources:
@@ -77,7 +78,14 @@ def open_sources(sources: Sequence[DataSource]) -> list[SaliencyItem]:
             )
         clips = None if source.clips is None else Path(source.clips).read_text(encoding="utf-8").split()
         found = open_dataset(source.dataset, source.root, split=source.split, clips=clips)
-        items += [item for item in found if item.frame_files is not None]
+        with_frames = [item for item in found if item.frame_files is not None]
+        if with_frames and not any(item.density_files or item.fixation_files for item in with_frames):
+            info = dataset_info(source.dataset)
+            raise ValueError(
+                f"{source.root} has neither maps nor fixations of its {len(with_frames)} {info.unit} with frames, so "
+                f"nothing can be learned or scored: expected {info.layout}"
+            )
+        items += with_frames
     return items
 
 

@@ -180,7 +180,14 @@ def _load(wanted: ModelArguments) -> tuple[Any, VideoSaliencyProcessor]:
         return load_model(name), processor
     before = load_config(name)
     fields = {key: value for key, value in before.to_dict().items() if key not in BASE_CONFIG_FIELDS}
-    config = AutoConfig.for_model(before.model_type, **{**fields, **wanted.config})
+    try:
+        config = AutoConfig.for_model(before.model_type, **{**fields, **wanted.config})
+    except ValueError as error:
+        raise ValueError(
+            f"the recipe changes {', '.join(sorted(wanted.config))} in the config of {name}, which does not fit it: "
+            f"{error}. Take a recipe that leaves the config as it is, such as examples/recipes/own_clips.yaml, or "
+            "start from a model that this recipe is for"
+        ) from error
     _check_fields(config, wanted)
     if not wanted.new_layers and not wanted.weights_from:
         return load_model(name, config=config), processor

@@ -8,12 +8,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 
+from video_saliency.defaults import named_model
 from video_saliency.training.callbacks import TrainerCallback
 from video_saliency.training.lora import merge_adapter
 from video_saliency.training.memory_remedy import remedy_for_memory
@@ -49,7 +50,7 @@ class RunOptions:
         output: folder of the run.
         roots: `NAME=FOLDER` for the data sets that the recipe names, or one `FOLDER` for all.
         train, validation: `NAME=FOLDER` or `NAME:SPLIT=FOLDER` in place of the recipe's data sets.
-        model: folder or Hub id to start from, in place of the recipe's.
+        model: folder, Hub id or `default` (the embedded model) to start from, in place of the recipe's.
         settings: single settings, such as `loop.epochs=3`.
         smoke: try the recipe on miniature data, with its miniature model.
         push_to_hub: repository to upload the model to; a new one is private.
@@ -86,6 +87,9 @@ def read_arguments(options: RunOptions) -> TrainingArguments:
     _check_data(content)
     content = merged(content, {"data": _with_roots(content.get("data", {}), options.roots)})
     arguments = make_arguments(content)
+    if arguments.model.name_or_path is not None:
+        model = replace(arguments.model, name_or_path=named_model(arguments.model.name_or_path))
+        arguments = replace(arguments, model=model)
     _check_upload(arguments, options)
     return arguments
 
