@@ -23,6 +23,7 @@ from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_card import write_training_card
 from video_saliency.training.training_checkpoints import RunState, whole_folder
 from video_saliency.training.training_loop import MODEL, Trainer
+from video_saliency.weights_record import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ MERGED, SMOKE_DATA = "merged", "smoke_data"
 MODEL_FILES = (
     "README.md",
     "training.json",
+    RECORD,
     "config.json",
     "processor_config.json",
     "model*.safetensors",
