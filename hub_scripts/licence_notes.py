@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from huggingface_hub import ModelCard
-from make_cards import systems
+from make_cards import systems, weight_rows
 
 from video_saliency.weights_record import Record, source_lines
 
@@ -34,5 +34,5 @@ def licence_notes(model_type: str, record: Record | None, card: str | None) -> s
         lines += ["Weights keep the licence of their source; the usual ones are:", ""]
         for facts in systems().values():
             if facts["model_type"] == model_type:
-                lines += [f"- {entry['part']}: {entry['source']}: {entry['licence']}." for entry in facts["weights"]]
+                lines += [f"- {row['part']}: {row['source']}: {row['licence']}" for row in weight_rows(facts)]
     return "# Licences\n\n" + "\n".join(lines) + "\n"

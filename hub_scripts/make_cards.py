@@ -24,6 +24,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import CONFIG_MAPPING
 
+from video_saliency.checkpoints import Converter
 from video_saliency.cli.convert import CONVERTERS
 from video_saliency.cli.info import describe
 from video_saliency.defaults import DEFAULT_MODEL
@@ -36,7 +37,7 @@ ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "model_cards"
 FACTS = ("model", "window", "describes", "input size", "parameters", "GFLOP a map", "memory", "flow")
 TAGS = ["video-saliency", "saliency", "eye-tracking"]
-TEXTS = ("title", "summary", "inputs", "weights", "convert", "convert_note", "recipe", "limits", "paper")
+TEXTS = ("title", "summary", "inputs", "convert", "convert_note", "recipe", "limits", "paper")
 NO_WEIGHTS = "It comes without trained weights of ours: convert those that others released, or train it."
 METRIC_TITLES = {"nss": "NSS", "cc": "CC", "sim": "SIM", "auc_judd": "AUC-Judd", "sauc": "sAUC", "kld": "KL"}
 
@@ -115,6 +116,7 @@ def make_card(name: str, facts: Mapping[str, Any], own: OwnModel | None = None) 
         data,
         template_str=(CARDS / "template.md").read_text(encoding="utf-8"),
         **{key: facts[key] for key in TEXTS},
+        weights=weight_rows(facts),
         bibtex=facts["bibtex"].rstrip(),
         cost=facts.get("cost", ""),  # beside the paper's, where there is more to say than the table does
         repository=f"ORGANISATION/{name}" if own is None else PLACEHOLDER,
@@ -135,11 +137,37 @@ def config_facts(facts: Mapping[str, Any], own: OwnModel | None = None) -> dict[
         described = _describe(config_class, own.config.to_json_string(), tuple(own.size.items()))
         return {row: described[row] for row in FACTS if row in described}
     config = config_class()
-    converters = [entry for entry in CONVERTERS.values() if entry.model_class.config_class is config_class]
-    settings = converters[0].processor_settings(config) if converters else {}
+    converter = converter_of(facts)
+    settings = converter.processor_settings(config) if converter else {}
     size = VideoSaliencyProcessor(**settings).size
     described = _describe(config_class, config.to_json_string(), tuple(size.items()))
     return {row: described[row] for row in FACTS if row in described}
+
+
+def converter_of(facts: Mapping[str, Any]) -> Converter | None:
+    """The converter of a system, if it has one."""
+    config_class = CONFIG_MAPPING[facts["model_type"]]
+    return next((entry for entry in CONVERTERS.values() if entry.model_class.config_class is config_class), None)
+
+
+def weight_rows(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Part, source and licence of all weights that a system takes; the licences are those that conversion records.
+
+    Raises:
+        ValueError: if the system's file and its converter name other sources, or one row stands for different terms.
+    """
+    converter = converter_of(facts)
+    sources = converter.sources if converter else {}
+    named = [name for entry in facts["weights"] for name in entry["terms_of"]]
+    if sorted(named) != sorted(sources):
+        raise ValueError(f"{facts['title']}: weights are told of {named}, and can be converted from {list(sources)}")
+    rows = []
+    for entry in facts["weights"]:
+        terms = {sources[name].terms({}).text for name in entry["terms_of"]}
+        if len(terms) != 1:
+            raise ValueError(f"{facts['title']}: {entry['terms_of']} have different terms: give each its own row")
+        rows.append({"part": entry["part"], "source": entry["source"], "licence": terms.pop()})
+    return rows
 
 
 @cache

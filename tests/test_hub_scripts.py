@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from small_repositories import SMALL_SYSTEMS, make_clip_array, save_small_model
 from transformers import AutoModel, AutoProcessor, pipeline
 
+from video_saliency.cli.convert import CONVERTERS
 from video_saliency.conversion import model_card
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.models.auto import MODEL_FOR_VIDEO_SALIENCY_MAPPING
@@ -30,6 +31,7 @@ sys.path.insert(0, str(SCRIPTS))
 import flatten_code  # noqa: E402
 import make_cards  # noqa: E402
 from export_model import export_model, main  # noqa: E402
+from licence_notes import licence_notes  # noqa: E402
 from push_files import push  # noqa: E402
 from repository_files import ADAPTER_FILES, MODEL_FILES, model_files  # noqa: E402
 
@@ -362,6 +364,21 @@ def test_cards_are_those_of_the_configurations(tmp_path, monkeypatch):
             assert f"## {heading}\n" in card.text
         assert facts["title"] in card.text
     assert readme.read_text() == (SCRIPTS.parent / "README.md").read_text(encoding="utf-8"), "run make cards"
+
+
+def test_licences_in_cards_are_those_that_conversion_records():
+    for name, facts in make_cards.systems().items():
+        card = make_cards.make_card(name, facts)
+        notice = licence_notes(facts["model_type"], None, None)
+        for source in CONVERTERS[name].sources.values():
+            assert source.terms({}).text in card and source.terms({}).text in notice
+        assert "see the repository of the release" not in card
+    facts = make_cards.systems()["gfsalnet"]
+    with pytest.raises(ValueError, match="can be converted from"):
+        make_cards.weight_rows({**facts, "weights": facts["weights"][1:]})
+    joined = {"part": "all", "source": "here", "terms_of": ["backbone", "flow", "model"]}
+    with pytest.raises(ValueError, match="have different terms"):
+        make_cards.weight_rows({**facts, "weights": [joined]})
 
 
 def test_measured_scores_enter_the_front_matter(tmp_path, monkeypatch):
