@@ -257,6 +257,13 @@ maps = [
     pipeline("video-saliency", model=model, processor=processor, device="cpu")(clip)["saliency_maps"],
     pipeline("video-saliency", model="org/adapter", device="cpu")(clip)["saliency_maps"],
 ]
+for name in ("org/visage", "org/visage-code"):
+    model, processor = AutoModel.from_pretrained(name), AutoProcessor.from_pretrained(name)
+    assert type(model).__module__.startswith("video_saliency."), type(model)
+    maps += [
+        pipeline("video-saliency", model=name, device="cpu")(clip)["saliency_maps"],
+        pipeline("video-saliency", model=model.eval(), processor=processor, device="cpu")(clip)["saliency_maps"],
+    ]
 torch.save(maps, sys.argv[2])
 try:
     AutoModel.from_pretrained("org/none")
@@ -268,8 +275,14 @@ else:
 
 
 def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
-    """Also an adapter, whose base is in the other repository; the token goes to the Hub and to no other host."""
+    """With the package imported: a GFSalNet, an adapter whose base is in its repository, and a ViSAGE, plain and with
+    its code. The token goes to the Hub and to no other host.
+    """
     assert push(repository, api, "--push") == 0
+    save_small_model("visage", tmp_path / "small")
+    for name, how in (("visage", {}), ("visage-code", {"self_contained": True})):
+        export_model(str(tmp_path / "small"), tmp_path / name, **how)
+        assert push(tmp_path / name, api, "--push", repo=f"org/{name}") == 0
     base = AutoModel.from_pretrained(repository)
     torch.manual_seed(1)
     adapter = get_peft_model(
@@ -288,7 +301,10 @@ def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
     command = [sys.executable, "-c", READ_BACK, str(tmp_path / "clip.pt"), str(tmp_path / "maps.pt")]
     done = subprocess.run(command, env=environment(hub, tmp_path), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    whole, separate, adapted = torch.load(tmp_path / "maps.pt", weights_only=True)
+    whole, separate, adapted, *of_visage = torch.load(tmp_path / "maps.pt", weights_only=True)
+    maps = pipeline("video-saliency", model=str(tmp_path / "small"), device="cpu")(clip)["saliency_maps"]
+    assert len(of_visage) == 4 and all(torch.equal(found, maps) for found in of_visage)
+    assert maps.std() > 0
     expected = pipeline("video-saliency", model=str(repository), device="cpu")(clip)["saliency_maps"]
     assert torch.equal(whole, expected) and torch.equal(separate, expected)
     adapter.eval()
@@ -298,6 +314,36 @@ def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
     assert not torch.allclose(adapted, expected, atol=1e-3)
     assert hub.requests("GET", "/_lfs/")
     assert not any(authorised for _, path, authorised in hub.log if path.startswith("/_lfs/"))
+
+
+TRAIN_FROM_HUB = """
+import sys
+from pathlib import Path
+from video_saliency.training.training_run import RunOptions, train_recipe
+train_recipe(RunOptions(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def test_a_model_trained_from_the_hub_keeps_the_terms_of_its_weights(repository, hub, api, tmp_path):
+    source = {"title": "A trunk", "file": "trunk.pth", "sha256": "ab" * 32, "licence": "cc-by-nc-sa-4.0"}
+    record = {"sources": {"backbone": source | {"terms": "Non-commercial use only."}}}
+    (repository / "conversion.json").write_text(json.dumps(record))
+    assert push(repository, api, "--push") == 0
+    recipe = tiny_content(tmp_path / "clips", loop={"steps": 1, "accumulation": 1}) | {
+        "model": {"name_or_path": KEY[1]}
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-c", TRAIN_FROM_HUB, str(tmp_path / "recipe.yaml"), str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment(hub, tmp_path), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "model" / "conversion.json").read_text()) == record
+    export_model(str(tmp_path / "run" / "model"), tmp_path / "again")
+    assert push(tmp_path / "again", api, "--push", repo="org/trained") == 0
+    files = contents(hub, ("model", "org/trained"))
+    assert json.loads(files["conversion.json"]) == record
+    for name in ("README.md", "NOTICE.md"):
+        assert b"`trunk.pth`" in files[name] and b"Non-commercial use only." in files[name]
+    assert b"license: cc-by-nc-sa-4.0" in files["README.md"] and b"base_model: org/gfsalnet" in files["README.md"]
 
 
 @pytest.mark.parametrize("kind", ["model", "adapter", "merged"])

@@ -40,6 +40,7 @@ MODEL_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
 )
+SCORE_FILES = ("scores.json", "speed.json", ".eval_results/*.yaml")  # of an older model
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ def _complete(trainer: Trainer, options: RunOptions) -> None:
 def push_folder(folder: Path, repository: str) -> str:
     """Uploads a model folder and returns its address; files that are there already are skipped.
 
+    What an older model left there goes in the same commit: its files, and scores that are not of the new one.
+
     Args:
         folder: that loads by itself; only `MODEL_FILES` of it are sent.
         repository: name on the Hub, such as `someone/model`; it is made, private, if it is not there.
@@ -140,6 +143,7 @@ def push_folder(folder: Path, repository: str) -> str:
         repo_type="model",
         commit_message="Upload a trained model",
         allow_patterns=list(MODEL_FILES),
+        delete_patterns=[*MODEL_FILES, *SCORE_FILES],
     )
     logger.info("uploaded to %s", address)
     return str(address)
