@@ -2,6 +2,7 @@
 """Writes a complete model repository: config, safetensors, processor, card and licence notes, ready to be uploaded.
 
     python hub_scripts/export_model.py --output DIR [--model FOLDER_OR_ID] [--self-contained] [--max-shard-size 5GB]
+        [--repository ORG/NAME]
 
 A plain repository carries no code: who loads it imports `video_saliency` first. A self-contained one also carries the
 code that it needs, and loads without the package, with `trust_remote_code=True`.
@@ -12,29 +13,43 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from card_texts import with_loading_note, with_repository, without_loading_note
 from flatten_code import flatten
-from licence_notes import HEADING, RECORD, licence_notes
-from make_cards import card_of_model, with_loading_note
+from huggingface_hub import snapshot_download
+from licence_notes import licence_notes
+from make_cards import OwnModel, card_of_model
+from repository_files import ADAPTER_FILES, EVAL_RESULTS, MODEL_FILES, check_repository_id
+from safetensors import safe_open
 
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_model, load_processor
 from video_saliency.pipeline_video_saliency import VideoSaliencyPipeline
+from video_saliency.sharded_weights import DTYPE_NAMES, INDEX_NAME, WEIGHTS_NAME, write_shards
+from video_saliency.weights_record import RECORD, read_record
 
 ROOT = Path(__file__).parent.parent
-CARD, CONFIG, PROCESSOR, WEIGHTS = "README.md", "config.json", "processor_config.json", "model.safetensors"
+CARD, CONFIG, PROCESSOR, TRAINING = "README.md", "config.json", "processor_config.json", "training.json"
 TASK = "video-saliency"
-RECORDS = (RECORD, "training.json", "scores.json", "speed.json")  # what is known of the origin of weights and figures
+RECORDS = (RECORD, TRAINING, "scores.json", "speed.json")  # what is known of the origin of weights and figures
 MAX_SHARD_SIZE = "5GB"
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def export_model(
-    name_or_path: str, output: Path, *, self_contained: bool = False, max_shard_size: str = MAX_SHARD_SIZE
+    name_or_path: str,
+    output: Path,
+    *,
+    self_contained: bool = False,
+    max_shard_size: str = MAX_SHARD_SIZE,
+    repository: str | None = None,
 ) -> list[Path]:
     """Write the repository of a model; returns its files. The folder appears whole or not at all.
 
@@ -43,33 +58,37 @@ def export_model(
         output: a new or empty folder.
         self_contained: whether the code is written, too.
         max_shard_size: larger weights are split into files of this size at most, such as `"5GB"`.
+        repository: `ORG/NAME` that the card names. Default: `push_model.py` fills in the one that it sends to.
 
     Raises:
-        ValueError: if the model cannot be loaded or is an adapter, or `output` holds files already.
+        ValueError: if the model cannot be loaded or is an adapter, `output` holds files already, or a size or name has
+            another form.
     """
     output = Path(os.path.abspath(output))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is not empty: name a new folder, so that nothing of an older export stays behind")
-    model, processor = load_model(name_or_path), load_processor(name_or_path)
-    if hasattr(model, "peft_config"):
+    shard_bytes = parse_size(max_shard_size)
+    if repository is not None:
+        check_repository_id(repository)
+    source = model_folder(name_or_path)
+    if (source / "adapter_config.json").is_file() and not (source / CONFIG).is_file():
         raise ValueError(
             f"{name_or_path} is an adapter, and a whole model is exported: name the folder `merged` of a run with "
             "lora.merge=true, or one that video_saliency.training.lora.merge_adapter wrote; push_model.py sends the "
             "adapter as it is"
         )
+    model, processor = load_model(str(source)), load_processor(str(source))
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
     try:
         temporary.mkdir(parents=True)
-        model.save_pretrained(temporary, max_shard_size=max_shard_size)
+        write_weights(model, source, temporary, shard_bytes)
         processor.save_pretrained(temporary)
-        _keep_stored_weights(Path(name_or_path), temporary)
-        for record in RECORDS:
-            if (Path(name_or_path) / record).is_file():
-                shutil.copyfile(Path(name_or_path) / record, temporary / record)
+        copy_records(source, temporary)
         if self_contained:
             write_code(model, processor, temporary)
-        write_texts(model, Path(name_or_path), temporary, self_contained)
+        write_texts(OwnModel(model.config, processor.size, read_record(str(source))), source, temporary)
+        finish_card(temporary / CARD, self_contained, repository)
         if output.exists():
             output.rmdir()  # it is empty
         os.replace(temporary, output)
@@ -78,10 +97,71 @@ def export_model(
     return sorted(output.iterdir())
 
 
-def _keep_stored_weights(source: Path, folder: Path) -> None:
-    """Take the file of a model in a folder itself, where one file it is: it may store weights in fewer bits."""
-    if (source / WEIGHTS).is_file() and (folder / WEIGHTS).is_file():
-        shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `5GB`. Raises `ValueError` for another form."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KB|MB|GB)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no size: write a number and KB, MB or GB, such as {MAX_SHARD_SIZE}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def model_folder(name_or_path: str) -> Path:
+    """The folder of a model, downloaded if a Hub id is meant: its records and its card are needed as well.
+
+    Raises:
+        ValueError: if there is no such folder and no such repository that can be reached.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        check_repository_id(name_or_path)
+    except ValueError as error:
+        raise ValueError(f"there is no folder {name_or_path!r} here, and a Hub id has the form ORG/NAME") from error
+    try:
+        return Path(snapshot_download(name_or_path, allow_patterns=[*MODEL_FILES, *ADAPTER_FILES]))
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"cannot download the model {name_or_path!r}: it must be a folder or the id of a repository on the Hub "
+            f"that you can reach ({reason})"
+        ) from error
+
+
+def write_weights(model: Any, source: Path, folder: Path, shard_bytes: int) -> None:
+    """Write config and weights, each weight in as many bits as the source stores: the model may run in more."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    whole = source / WEIGHTS_NAME
+    if whole.is_file() and whole.stat().st_size <= shard_bytes:
+        shutil.copyfile(whole, folder / WEIGHTS_NAME)
+        return
+    tensors, stored = model.state_dict(), stored_dtypes_of(source)
+    dtypes = {name: stored.get(name, tensor.dtype) for name, tensor in tensors.items()}
+    write_shards(folder, tensors, dtypes, max_shard_bytes=shard_bytes)
+
+
+def stored_dtypes_of(folder: Path) -> dict[str, torch.dtype]:
+    """In which precision the safetensors files of a model store each weight."""
+    files = {WEIGHTS_NAME}
+    if not (folder / WEIGHTS_NAME).is_file() and (folder / INDEX_NAME).is_file():
+        files = set(json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))["weight_map"].values())
+    by_name = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+    found = {}
+    for file in files:
+        if (folder / file).is_file():
+            with safe_open(folder / file, framework="pt") as weights:
+                found |= {name: by_name[weights.get_slice(name).get_dtype()] for name in weights.keys()}  # noqa: SIM118
+    return found
+
+
+def copy_records(source: Path, folder: Path) -> None:
+    """What is known of the model's origin and of its scores goes along with it."""
+    paths = [source / name for name in RECORDS] + sorted(source.glob(EVAL_RESULTS))
+    for path in paths:
+        if path.is_file():
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def write_code(model: Any, processor: Any, folder: Path) -> None:
@@ -99,18 +179,26 @@ def write_code(model: Any, processor: Any, folder: Path) -> None:
     _update(folder / PROCESSOR, auto_map={"AutoProcessor": references["AutoProcessor"]})
 
 
-def write_texts(model: Any, source: Path, folder: Path, self_contained: bool) -> None:
-    """Write the card, the licence of the code, and what is known of the licences of the weights."""
-    notes = licence_notes(source, model.config.model_type)
-    if (source / RECORD).is_file():  # a converted model: the card of its system, and where these weights are from
-        card = card_of_model(model.config.model_type) + f"\n## These weights\n\n{notes.removeprefix(HEADING)}"
-    elif (source / CARD).is_file():
+def write_texts(own: OwnModel, source: Path, folder: Path) -> None:
+    """Write the card, the licence of the code, and what is known of the licences of the weights.
+
+    A trained model keeps the card that training wrote. A converted one gets that of its system, with its own facts,
+    in place of the short one that `video-saliency convert` wrote.
+    """
+    card = None
+    is_converted = own.record is not None and not (source / TRAINING).is_file()
+    if (source / CARD).is_file() and not is_converted:
         card = (source / CARD).read_text(encoding="utf-8")
-    else:
-        card = card_of_model(model.config.model_type)
-    (folder / CARD).write_text(with_loading_note(card) if self_contained else card, encoding="utf-8")
+    (folder / CARD).write_text(card_of_model(own) if card is None else card, encoding="utf-8")
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
-    (folder / "NOTICE.md").write_text(notes, encoding="utf-8")
+    (folder / "NOTICE.md").write_text(licence_notes(own.config.model_type, own.record, card), encoding="utf-8")
+
+
+def finish_card(path: Path, self_contained: bool, repository: str | None) -> None:
+    """Say how the repository loads, and what it is called if that is known."""
+    text = path.read_text(encoding="utf-8")
+    text = with_loading_note(text) if self_contained else without_loading_note(text)
+    path.write_text(text if repository is None else with_repository(text, repository), encoding="utf-8")
 
 
 def _reference(saved: type) -> str:
@@ -128,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id; default: the embedded model")
     parser.add_argument("--self-contained", action="store_true", help="write the code, too: loads without the package")
     parser.add_argument("--max-shard-size", default=MAX_SHARD_SIZE, help="split larger weights; default: %(default)s")
+    parser.add_argument("--repository", metavar="ORG/NAME", help="name that the card gives; push_model.py fills it in")
     options = parser.parse_args(arguments)
     try:
         files = export_model(
@@ -135,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output,
             self_contained=options.self_contained,
             max_shard_size=options.max_shard_size,
+            repository=options.repository,
         )
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

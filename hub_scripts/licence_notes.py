@@ -3,35 +3,36 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import re
 
-from make_cards import systems
+from huggingface_hub import ModelCard
+from make_cards import systems, weight_rows
 
-RECORD = "conversion.json"
-HEADING = "# Licences\n\n"
+from video_saliency.weights_record import Record, source_lines
+
+HEADING = re.compile(r"^#+ +(.*\b(?:licen[cs]es?|terms)\b.*?) *$", flags=re.IGNORECASE | re.MULTILINE)
 
 
-def licence_notes(folder: Path, model_type: str) -> str:
+def licence_notes(model_type: str, record: Record | None, card: str | None) -> str:
     """The text of `NOTICE.md`.
 
     Args:
-        folder: of the model; its `conversion.json`, if there is one, tells which files its weights are from.
-        model_type: of the model, whose file of facts names the usual sources.
+        model_type: of the model, whose file of facts names the usual sources of weights.
+        record: of the origin of these weights, if there is one.
+        card: the model's own; `None` for one that only tells of its system.
     """
     lines = ["Code: Apache-2.0, see `LICENSE`; it is that of the package `video-saliency`.", ""]
-    if (folder / RECORD).is_file():
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        lines += ["Weights, as `video-saliency convert` recorded them:", ""]
-        for name, source in record["sources"].items():
-            licence = source["licence"] or "see its terms"
-            lines.append(f"- {name}: {source['title']}, `{source['file']}` (SHA-256 `{source['sha256']}`): {licence}.")
-            lines.append(f"  {source['terms']}")
-    elif (folder / "README.md").is_file():
-        lines.append("Weights: see the section on licences of `README.md`.")
+    heading = HEADING.search(card or "")
+    if record is not None:
+        lines += ["Weights, as `video-saliency convert` recorded them:", "", *source_lines(record)]
+    elif heading is not None:
+        lines.append(f'Weights: see the section "{heading[1]}" of `README.md`.')
     else:
+        licence = ModelCard(card, ignore_metadata_errors=True).data.license if card else None
+        if licence is not None:
+            lines += [f"Weights: the head of `README.md` names the licence `{licence}`.", ""]
         lines += ["Weights keep the licence of their source; the usual ones are:", ""]
         for facts in systems().values():
             if facts["model_type"] == model_type:
-                lines += [f"- {entry['part']}: {entry['source']}: {entry['licence']}." for entry in facts["weights"]]
-    return HEADING + "\n".join(lines) + "\n"
+                lines += [f"- {row['part']}: {row['source']}: {row['licence']}" for row in weight_rows(facts)]
+    return "# Licences\n\n" + "\n".join(lines) + "\n"

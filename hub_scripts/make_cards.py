@@ -13,43 +13,63 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from card_texts import PLACEHOLDER
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import CONFIG_MAPPING, AutoModel
 
+from video_saliency.checkpoints import Converter
 from video_saliency.cli.convert import CONVERTERS
 from video_saliency.cli.info import describe
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_config, load_processor
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.scoring.leaderboard import LEADERBOARDS
+from video_saliency.weights_record import Record, record_licence, source_lines, untrained_lines
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "model_cards"
 FACTS = ("model", "window", "maps", "input size", "parameters", "GFLOP a map", "memory", "flow")
 TAGS = ["video-saliency", "saliency", "eye-tracking"]
-TEXTS = ("title", "summary", "inputs", "weights", "convert", "convert_note", "recipe", "limits", "paper")
+TEXTS = ("title", "summary", "inputs", "convert", "convert_note", "recipe", "limits", "paper")
+NO_WEIGHTS = "It comes without trained weights of ours: convert those that others released, or train it."
 METRIC_TITLES = {"nss": "NSS", "cc": "CC", "sim": "SIM", "auc_judd": "AUC-Judd", "sauc": "sAUC", "kld": "KL"}
 
-LOADING_NOTE = """
-## Loading without the package
 
-This repository carries its code. It loads without `video-saliency` (`pip install torch transformers av pillow`), if
-you trust that code: read it first.
+@dataclass(frozen=True)
+class OwnModel:
+    """A model that a card is about, in place of its system's default configuration.
 
-```python
-from transformers import pipeline
+    Attributes:
+        config: of the model.
+        size: of its input, `{"height": ..., "width": ...}`.
+        record: of the origin of its weights, if it has one.
+    """
 
-pipe = pipeline("video-saliency", model="THIS_REPOSITORY", trust_remote_code=True)
-```
+    config: Any
+    size: Mapping[str, int]
+    record: Record | None = None
 
-Where `video-saliency` is installed and imported, its classes are used instead, and nothing has to be trusted.
-"""
+    def origin(self) -> str:
+        """A sentence on where the weights are from."""
+        if self.record is None:
+            return "Where the weights in this repository are from is not recorded."
+        return "Its weights are from files of others; the section on these weights says which, and under which terms."
+
+    def sections(self) -> str:
+        """What its card has beside that of the system."""
+        if self.record is None:
+            return ""
+        lines = ["", "## These weights", "", *source_lines(self.record)]
+        if untrained := untrained_lines(self.record):
+            lines += ["", *untrained]
+        return "\n".join([*lines, ""])
 
 
 def systems() -> dict[str, dict[str, Any]]:
@@ -58,23 +78,32 @@ def systems() -> dict[str, dict[str, Any]]:
     return {name: facts for name, facts in found.items() if facts["model_type"] in CONFIG_MAPPING}
 
 
-def card_of_model(model_type: str) -> str:
-    """The card of the system with this `model_type`. Raises `ValueError` if it has no file of facts."""
+def card_of_model(own: OwnModel) -> str:
+    """The card of a model. Raises `ValueError` if there is no file of facts about its system."""
+    model_type = own.config.model_type
     for name, facts in systems().items():
         if facts["model_type"] == model_type:
-            return make_card(name, facts)
+            return make_card(name, facts, own)
     raise ValueError(
         f"there is no file of facts about {model_type} in {CARDS}: write one, or a README.md of the model"
     )
 
 
-def make_card(name: str, facts: Mapping[str, Any]) -> str:
-    """The text of a card: front matter and all sections."""
-    results = measured_results(facts)
+def make_card(name: str, facts: Mapping[str, Any], own: OwnModel | None = None) -> str:
+    """The text of a card: front matter and all sections.
+
+    Args:
+        name: of the system's file.
+        facts: in it.
+        own: the model that the card is about. Default: the system with its default configuration, without weights.
+    """
+    results = measured_results(facts) if own is None else []  # they are of other weights
+    licence = record_licence(own.record) if own is not None and own.record is not None else facts["licence"]
+    is_listed = licence != "other"  # among the licences that the Hub knows
     data = ModelCardData(
-        license=facts["licence"],
-        license_name=facts["licence_name"],
-        license_link="NOTICE.md",
+        license=licence,
+        license_name=None if is_listed else facts["licence_name"],
+        license_link=None if is_listed else "NOTICE.md",
         library_name="transformers",
         base_model=facts["base_model"],
         tags=TAGS,
@@ -87,20 +116,27 @@ def make_card(name: str, facts: Mapping[str, Any]) -> str:
         data,
         template_str=(CARDS / "template.md").read_text(encoding="utf-8"),
         **{key: facts[key] for key in TEXTS},
+        weights=weight_rows(facts),
         bibtex=facts["bibtex"].rstrip(),
         cost=cost_text(facts),  # beside the paper's, where there is more to say than the table does
-        repository=f"ORGANISATION/{name}",
-        facts=config_facts(facts),
+        repository=f"ORGANISATION/{name}" if own is None else PLACEHOLDER,
+        origin=NO_WEIGHTS if own is None else own.origin(),
+        configuration="default configuration" if own is None else "configuration of this repository",
+        facts=config_facts(facts, own),
         columns=columns,
         paper_scores=rows,
-        measured=measured_text(facts, results),
+        measured=measured_text(facts, results) if own is None else "Nothing: no scores of these weights are recorded.",
     )
-    return str(card).rstrip("\n") + "\n"
+    return str(card).rstrip("\n") + "\n" + ("" if own is None else own.sections())
 
 
-def config_facts(facts: Mapping[str, Any]) -> dict[str, str]:
-    """What `video-saliency info` tells of the default configuration of a system."""
-    described = _described(CONFIG_MAPPING[facts["model_type"]]())
+def config_facts(facts: Mapping[str, Any], own: OwnModel | None = None) -> dict[str, str]:
+    """What `video-saliency info` tells of a model, or else of the default configuration of a system."""
+    config_class = CONFIG_MAPPING[facts["model_type"]]
+    if own is None:
+        described = _described(config_class())
+    else:
+        described = _describe(config_class, own.config.to_json_string(), tuple(own.size.items()))
     return {row: described[row] for row in FACTS if row in described}
 
 
@@ -133,10 +169,35 @@ def _costs(config: Any, paper: Mapping[str, float]) -> dict[str, str]:
 
 def _described(config: Any, attention: str | None = None) -> dict[str, str]:
     """The rows of `video-saliency info` for a configuration at the size of its converter's processor."""
-    converters = [entry for entry in CONVERTERS.values() if entry.model_class.config_class is type(config)]
-    settings = converters[0].processor_settings(config) if converters else {}
+    converter = converter_of(type(config))
+    settings = converter.processor_settings(config) if converter else {}
     size = VideoSaliencyProcessor(**settings).size
     return _describe(type(config), config.to_json_string(), tuple(size.items()), attention)
+
+
+def converter_of(config_class: type) -> Converter | None:
+    """The converter of a system, if it has one."""
+    return next((entry for entry in CONVERTERS.values() if entry.model_class.config_class is config_class), None)
+
+
+def weight_rows(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Part, source and licence of all weights that a system takes; the licences are those that conversion records.
+
+    Raises:
+        ValueError: if the system's file and its converter name other sources, or one row stands for different terms.
+    """
+    converter = converter_of(CONFIG_MAPPING[facts["model_type"]])
+    sources = converter.sources if converter else {}
+    named = [name for entry in facts["weights"] for name in entry["terms_of"]]
+    if sorted(named) != sorted(sources):
+        raise ValueError(f"{facts['title']}: weights are told of {named}, and can be converted from {list(sources)}")
+    rows = []
+    for entry in facts["weights"]:
+        terms = {sources[name].terms({}).text for name in entry["terms_of"]}
+        if len(terms) != 1:
+            raise ValueError(f"{facts['title']}: {entry['terms_of']} have different terms: give each its own row")
+        rows.append({"part": entry["part"], "source": entry["source"], "licence": terms.pop()})
+    return rows
 
 
 @cache
@@ -229,11 +290,6 @@ def default_figures() -> str:
     lines.append(f"| from the file to an overlay video | {speed['overlay_maps_per_second']:.0f} frames a second |")
     lines.append(f"| on | {speed['machine']}, torch {speed['torch']}, by `make card` |")
     return "\n".join(lines)
-
-
-def with_loading_note(card: str) -> str:
-    """The card of a repository that carries its code: a note how it loads stands in front of the licences or last."""
-    return card.rstrip("\n") + "\n" + LOADING_NOTE
 
 
 def replace_between(text: str, mark: str, content: str) -> str:

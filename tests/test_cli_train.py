@@ -218,6 +218,8 @@ def test_push_to_hub_uploads_the_model_folder(tmp_path, monkeypatch):
     assert 'pipeline("video-saliency", model="me/model")' in (tmp_path / "model" / "README.md").read_text()
     files = {"README.md", "config.json", "model.safetensors", "processor_config.json", "training.json"}
     assert set(uploaded["files"]) == files
+    stale = {"adapter_config.json", "conversion.json", "scores.json", "speed.json", ".eval_results/dhf1k.yaml"}
+    assert set(filter_repo_objects(stale | {"picture.jpg"}, allow_patterns=uploaded["delete_patterns"])) == stale
     others = {"optimizer.bin", "weights.pkl", "notes.txt", "modeling.py", ".env"}
     assert set(filter_repo_objects(files | others, allow_patterns=uploaded["allow_patterns"])) == files
 

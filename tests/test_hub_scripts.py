@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,13 @@ import pytest
 import torch
 from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file
 from small_repositories import SMALL_SYSTEMS, make_clip_array, save_small_model
 from transformers import CONFIG_MAPPING, AutoModel, AutoProcessor, pipeline
 
+from video_saliency.cli.convert import CONVERTERS
 from video_saliency.cli.info import describe
+from video_saliency.conversion import model_card
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.models.auto import MODEL_FOR_VIDEO_SALIENCY_MAPPING
 from video_saliency.training import training_run
@@ -29,6 +33,7 @@ sys.path.insert(0, str(SCRIPTS))
 import flatten_code  # noqa: E402
 import make_cards  # noqa: E402
 from export_model import export_model, main  # noqa: E402
+from licence_notes import licence_notes  # noqa: E402
 from push_files import push  # noqa: E402
 from repository_files import ADAPTER_FILES, MODEL_FILES, model_files  # noqa: E402
 
@@ -165,24 +170,133 @@ def test_saving_again_with_the_package_leaves_a_plain_repository(repositories, t
         assert torch.equal(again, first)
 
 
-def test_a_converted_model_keeps_the_record_of_its_weights(tmp_path):
-    save_small_model("gfsalnet", tmp_path / "converted")
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory) -> Path:
+    """A small model with the record and the card that `video-saliency convert` writes."""
+    folder = save_small_model("gfsalnet", tmp_path_factory.mktemp("converted") / "model")
     source = {"title": "A trunk", "file": "trunk.pth", "sha256": "ab" * 32, "licence": "cc-by-nc-sa-4.0"}
-    record = {"sources": {"backbone": source | {"terms": "Non-commercial use only."}}}
-    (tmp_path / "converted" / "conversion.json").write_text(json.dumps(record))
-    (tmp_path / "converted" / "README.md").write_text("# gfsalnet_saliency, converted weights\n")
-    names = {path.name for path in export_model(str(tmp_path / "converted"), tmp_path / "repo")}
+    source |= {"terms": "Non-commercial use only.", "keys": 10, "tensors_in_model": 10}
+    record = {"converted_by": "video-saliency 0", "model_type": "gfsalnet_saliency", "dtype": "float32"}
+    record |= {"parameters": 1, "sources": {"backbone": source}, "initialised": {"seed": 3, "keys": ["a", "b"]}}
+    (folder / "conversion.json").write_text(json.dumps(record))
+    (folder / "README.md").write_text(model_card(record))
+    return folder
+
+
+def test_a_converted_model_keeps_the_record_of_its_weights(converted, tmp_path):
+    names = {path.name for path in export_model(str(converted), tmp_path / "repo")}
     assert names == PLAIN | {"conversion.json"}
     for name in ("README.md", "NOTICE.md"):
         text = (tmp_path / "repo" / name).read_text()
         assert "`trunk.pth`" in text and "Non-commercial use only." in text
-    assert "## Limits and biases" in (tmp_path / "repo" / "README.md").read_text()
+
+
+def test_the_card_of_a_converted_model_is_about_these_weights(converted, tmp_path):
+    export_model(str(converted), tmp_path / "repo", repository="org/mine")
+    card = ModelCard.load(tmp_path / "repo" / "README.md")
+    assert (card.data.license, card.data.get("license_name")) == ("cc-by-nc-sa-4.0", None)
+    parameters = AutoModel.from_pretrained(converted).num_parameters()
+    assert f"| parameters | {parameters:,} |" in card.text
+    size = AutoProcessor.from_pretrained(converted).size
+    assert f"| input size | {size['height']} x {size['width']} (height x width) |" in card.text
+    assert "on the configuration of this repository" in card.text
+    assert "It comes without trained weights" not in card.text and "Its weights are from files of others" in card.text
+    assert "## Not trained" in card.text and "No file filled 2 tensors" in card.text and "(seed 3)" in card.text
+    assert 'pipeline("video-saliency", model="org/mine")' in card.text
+    assert "ORGANISATION" not in card.content and "THIS_REPOSITORY" not in card.content
+    assert "## Limits and biases" in card.text and card.text.count("## These weights") == 1
+    export_model(str(tmp_path / "repo"), tmp_path / "again", repository="org/mine")
+    assert (tmp_path / "again" / "README.md").read_text() == (tmp_path / "repo" / "README.md").read_text()
+
+
+def test_a_trained_model_keeps_its_card(converted, tmp_path):
+    trained = shutil.copytree(converted, tmp_path / "trained")
+    (trained / "training.json").write_text("{}")
+    (trained / "README.md").write_text('# Mine\n\nmodel="THIS_REPOSITORY"\n')
+    export_model(str(trained), tmp_path / "repo", repository="org/mine")
+    assert (tmp_path / "repo" / "README.md").read_text() == '# Mine\n\nmodel="org/mine"\n'
+    assert "Non-commercial use only." in (tmp_path / "repo" / "NOTICE.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("card", "notice"),
+    [
+        (None, "PWC-Net: NVIDIA"),
+        ("# A model\n", "PWC-Net: NVIDIA"),
+        ("---\nlicense: mit\n---\n# A model\n", "the head of `README.md` names the licence `mit`"),
+        ("# A model\n\n## Licence and terms\n\nAsk.\n", 'see the section "Licence and terms" of `README.md`'),
+    ],
+)
+def test_the_notice_points_to_nothing_that_is_not_there(tmp_path, card, notice):
+    save_small_model("gfsalnet", tmp_path / "small")
+    if card is not None:
+        (tmp_path / "small" / "README.md").write_text(card)
+    export_model(str(tmp_path / "small"), tmp_path / "repo")
+    text = (tmp_path / "repo" / "NOTICE.md").read_text()
+    assert notice in text
+    assert ("see the section" in text) == ("see the section" in notice)
+
+
+@pytest.mark.parametrize("how", [{}, {"self_contained": True}])
+def test_a_model_on_the_hub_is_exported_as_its_folder_is(converted, tmp_path, how):
+    """In a new process, whose Hub is the test's own: with records, card and the stored precision."""
+    for name, folder in (("default", DEFAULT_MODEL), ("converted", str(converted))):
+        export_model(folder, tmp_path / name, repository=f"org/{name}", **how)
+    command = [sys.executable, str(SCRIPTS / "export_model.py"), *(["--self-contained"] if how else [])]
+    with HubServer() as hub:
+        api = HfApi(endpoint=hub.url, token=TOKEN)
+        variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        variables = {**{key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}, **variables}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+            for name in ("default", "converted"):
+                folder = tmp_path / name
+                push(api, folder, model_files(folder), f"org/{name}", repo_type="model", public=True)
+        for name in ("default", "converted", "none"):
+            again = tmp_path / f"{name}_again"
+            options = ["--model", f"org/{name}", "--output", str(again), "--repository", f"org/{name}"]
+            done = subprocess.run([*command, *options], env=variables, capture_output=True, text=True, timeout=300)
+            if name == "none":
+                assert done.returncode == 2 and "cannot download the model 'org/none'" in done.stderr
+                assert len(done.stderr.strip().splitlines()) == 1 and not again.exists()
+            else:
+                assert done.returncode == 0, done.stderr[-3000:]
+                first = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+                assert {path.name: path.read_bytes() for path in again.iterdir()} == first
+
+
+def test_weights_stored_in_float16_stay_so_when_they_are_split(tmp_path):
+    stored = load_file(Path(DEFAULT_MODEL, "model.safetensors"))
+    assert {value.dtype for value in stored.values()} >= {torch.float16, torch.float32}
+    export_model(DEFAULT_MODEL, tmp_path / "split", max_shard_size="1MB")
+    export_model(str(tmp_path / "split"), tmp_path / "whole")
+    assert not (tmp_path / "split" / "model.safetensors").exists()
+    shards = [load_file(path) for path in (tmp_path / "split").glob("*.safetensors")]
+    for found in (
+        {name: value for shard in shards for name, value in shard.items()},
+        load_file(tmp_path / "whole" / "model.safetensors"),
+    ):
+        assert set(found) == set(stored)
+        assert all(
+            value.dtype == stored[name].dtype and torch.equal(value, stored[name]) for name, value in found.items()
+        )
+    model_files(tmp_path / "split")
 
 
 def test_exporting_again_as_plain_leaves_no_code(repositories, tmp_path):
     files = {path.name for path in export_model(str(repositories["gfsalnet"]), tmp_path / "plain")}
     assert files == PLAIN
     assert "auto_map" not in (tmp_path / "plain" / "config.json").read_text()
+    card = (tmp_path / "plain" / "README.md").read_text()
+    assert "trust_remote_code" not in card and "carries its code" not in card and "<!--" not in card
+
+
+def test_exporting_again_with_the_code_says_so_once(repositories, tmp_path):
+    for name in ("gfsalnet", "default"):
+        export_model(str(repositories[name]), tmp_path / name, self_contained=True)
+        card = (tmp_path / name / "README.md").read_text()
+        assert card.count("This repository carries its code") == 1
+        assert card == (repositories[name] / "README.md").read_text()
 
 
 def test_files_of_a_self_contained_repository(repositories):
@@ -201,7 +315,16 @@ def test_what_training_uploads_is_what_these_scripts_let_through():
     assert set(training_run.MODEL_FILES) <= {*MODEL_FILES, *ADAPTER_FILES}
 
 
-@pytest.mark.parametrize("arguments", [[], ["--model", "/nonexistent-model-folder"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--model", "/nonexistent-model-folder"],
+        ["--model", "nowhere"],
+        ["--max-shard-size", "5"],
+        ["--repository", "mine"],
+    ],
+)
 def test_wrong_use_is_told(tmp_path, capsys, arguments):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "file").write_text("stays")
@@ -270,6 +393,21 @@ def test_a_file_of_facts_types_no_counted_number():
     text = make_cards.systems()["dtfsal"]["cost"]
     assert "{heard[as_run]}" in text
     assert not re.search(r"\d{2}\.\d|\d,\d{3}", text)
+
+
+def test_licences_in_cards_are_those_that_conversion_records():
+    for name, facts in make_cards.systems().items():
+        card = make_cards.make_card(name, facts)
+        notice = licence_notes(facts["model_type"], None, None)
+        for source in CONVERTERS[name].sources.values():
+            assert source.terms({}).text in card and source.terms({}).text in notice
+        assert "see the repository of the release" not in card
+    facts = make_cards.systems()["gfsalnet"]
+    with pytest.raises(ValueError, match="can be converted from"):
+        make_cards.weight_rows({**facts, "weights": facts["weights"][1:]})
+    joined = {"part": "all", "source": "here", "terms_of": ["backbone", "flow", "model"]}
+    with pytest.raises(ValueError, match="have different terms"):
+        make_cards.weight_rows({**facts, "weights": [joined]})
 
 
 def test_measured_scores_enter_the_front_matter(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ LAYERS = [
     ["version", "defaults", "modeling_outputs", "windows", "losses", "optical_flow", "background", "atomic_files"],
     ["audio_windows"],
     ["saliency_config"],
-    ["backbones", "checkpoints", "sharded_weights"],
+    ["backbones", "checkpoints", "sharded_weights", "weights_record"],
     ["models"],
     ["processing_video_saliency", "source_files", "map_io", "flow_files", "metrics"],
     ["video_container"],

@@ -17,6 +17,7 @@ import yaml
 from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from small_repositories import make_clip_array, save_small_model
 from training_factory import reset_accelerate, tiny_content
 from transformers import AutoModel, pipeline
@@ -26,9 +27,11 @@ from video_saliency.training.training_run import RunOptions, train_recipe
 SCRIPTS = Path(__file__).parent.parent / "hub_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+import push_files  # noqa: E402
 import push_metric  # noqa: E402
 import push_model  # noqa: E402
 import push_space  # noqa: E402
+from card_texts import with_repository  # noqa: E402
 from export_model import export_model  # noqa: E402
 from export_model import main as export_main  # noqa: E402
 
@@ -93,15 +96,17 @@ def contents(hub: HubServer, key: tuple[str, str] = KEY) -> dict[str, bytes]:
     return {name: file.data for name, file in files.items() if name != ".gitattributes"}
 
 
-def on_disk(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def on_disk(folder: Path, repo: str = KEY[1]) -> dict[str, bytes]:
+    """Names and bytes, the card's with the name of the repository in it."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return files | {"README.md": with_repository(files["README.md"].decode(), repo).encode()}
 
 
 def test_a_dry_run_lists_and_sends_nothing(repository, hub, api, capsys):
     assert push(repository, api) == 0
     printed = capsys.readouterr().out
-    for path in repository.iterdir():
-        assert f"{path.stat().st_size:14,d}  {path.name}\n" in printed
+    for name, data in on_disk(repository).items():
+        assert f"{len(data):14,d}  {name}\n" in printed
     assert "nothing was sent" in printed
     assert hub.log == []
 
@@ -113,6 +118,38 @@ def test_push_creates_a_private_repository_with_these_bytes(repository, hub, api
     assert contents(hub) == on_disk(repository)
     lfs = {name for name, file in hub.repositories[KEY].files.items() if file.lfs}
     assert lfs == {path.name for path in repository.glob("*.safetensors")} and len(lfs) > 1
+
+
+def test_the_card_gives_the_name_that_it_was_sent_to(repository, hub, api, tmp_path):
+    before = (repository / "README.md").read_bytes()
+    assert b'model="THIS_REPOSITORY"' in before
+    for repo in (KEY[1], "org/other"):
+        assert push(repository, api, "--push", repo=repo) == 0
+        assert f'model="{repo}"'.encode() in contents(hub, ("model", repo))["README.md"]
+    assert (repository / "README.md").read_bytes() == before, "the folder stays as it is"
+    # where the system makes no links, files are copied
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "symlink_to", lambda *arguments: (_ for _ in ()).throw(OSError("not allowed")))
+        assert push(repository, api, "--push", repo="org/copied") == 0
+    assert contents(hub, ("model", "org/copied")) == on_disk(repository, "org/copied")
+
+
+def test_a_repository_under_another_name_is_found_by_the_name_that_the_hub_gives(repository, hub, api, monkeypatch):
+    asked = []
+    create = api.create_repo
+    monkeypatch.setattr(api, "create_repo", lambda repo, **options: asked.append(repo) or create("org/new", **options))
+    assert push(repository, api, "--push", repo="org/old") == 0
+    assert asked == ["org/old"] and list(hub.repositories) == [("model", "org/new")]
+
+
+@pytest.mark.parametrize("repo", ["noorg", "bad name/!!", "a/b/c", "org/", "org/-x"])
+@pytest.mark.parametrize("more", [[], ["--push"]])
+def test_names_of_repositories_are_checked_before_anything_happens(repository, hub, api, capsys, repo, more):
+    for script, folder in ((push_model, [str(repository)]), (push_space, []), (push_metric, [])):
+        assert script.main([*folder, "--repo", repo, *more], api) == 2
+        printed = capsys.readouterr()
+        assert "write ORG/NAME" in printed.err and printed.out == ""
+    assert hub.log == []
 
 
 def test_public_on_request(repository, hub, api):
@@ -138,6 +175,24 @@ def test_a_changed_push_deletes_code_and_shards_of_the_old_state(repository, hub
     assert contents(hub) == on_disk(repository)
     assert push(code, api, "--push") == 0
     assert contents(hub) == on_disk(code)
+
+
+def test_records_of_an_older_model_do_not_stay_beside_a_new_one(repository, hub, api, tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    for name, data in on_disk(repository).items():
+        (old / name).write_bytes(data)
+    (old / ".eval_results").mkdir()
+    (old / ".eval_results" / "dhf1k.yaml").write_text("a: 1\n")
+    for name in ("conversion.json", "training.json", "scores.json", "speed.json"):
+        (old / name).write_text('{"sources": {}}')
+    assert push(old, api, "--push") == 0
+    assert contents(hub) == on_disk(old) and ".eval_results/dhf1k.yaml" in contents(hub)
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo="picture.jpg", repo_id=KEY[1])
+    assert push(repository, api, "--push") == 0
+    assert contents(hub) == on_disk(repository) | {"picture.jpg": b"mine"}, "what no script sends stays"
+    managed = {*push_files.MODEL_FILES, *push_files.ADAPTER_FILES, *push_files.SPACE_FILES, *push_files.METRIC_FILES}
+    assert managed <= set(push_files.STALE)
 
 
 def test_a_wrong_token_is_told(repository, hub, capsys):
@@ -202,6 +257,13 @@ maps = [
     pipeline("video-saliency", model=model, processor=processor, device="cpu")(clip)["saliency_maps"],
     pipeline("video-saliency", model="org/adapter", device="cpu")(clip)["saliency_maps"],
 ]
+for name in ("org/visage", "org/visage-code"):
+    model, processor = AutoModel.from_pretrained(name), AutoProcessor.from_pretrained(name)
+    assert type(model).__module__.startswith("video_saliency."), type(model)
+    maps += [
+        pipeline("video-saliency", model=name, device="cpu")(clip)["saliency_maps"],
+        pipeline("video-saliency", model=model.eval(), processor=processor, device="cpu")(clip)["saliency_maps"],
+    ]
 torch.save(maps, sys.argv[2])
 try:
     AutoModel.from_pretrained("org/none")
@@ -213,8 +275,14 @@ else:
 
 
 def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
-    """Also an adapter, whose base is in the other repository; the token goes to the Hub and to no other host."""
+    """With the package imported: a GFSalNet, an adapter whose base is in its repository, and a ViSAGE, plain and with
+    its code. The token goes to the Hub and to no other host.
+    """
     assert push(repository, api, "--push") == 0
+    save_small_model("visage", tmp_path / "small")
+    for name, how in (("visage", {}), ("visage-code", {"self_contained": True})):
+        export_model(str(tmp_path / "small"), tmp_path / name, **how)
+        assert push(tmp_path / name, api, "--push", repo=f"org/{name}") == 0
     base = AutoModel.from_pretrained(repository)
     torch.manual_seed(1)
     adapter = get_peft_model(
@@ -233,7 +301,10 @@ def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
     command = [sys.executable, "-c", READ_BACK, str(tmp_path / "clip.pt"), str(tmp_path / "maps.pt")]
     done = subprocess.run(command, env=environment(hub, tmp_path), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    whole, separate, adapted = torch.load(tmp_path / "maps.pt", weights_only=True)
+    whole, separate, adapted, *of_visage = torch.load(tmp_path / "maps.pt", weights_only=True)
+    maps = pipeline("video-saliency", model=str(tmp_path / "small"), device="cpu")(clip)["saliency_maps"]
+    assert len(of_visage) == 4 and all(torch.equal(found, maps) for found in of_visage)
+    assert maps.std() > 0
     expected = pipeline("video-saliency", model=str(repository), device="cpu")(clip)["saliency_maps"]
     assert torch.equal(whole, expected) and torch.equal(separate, expected)
     adapter.eval()
@@ -243,6 +314,36 @@ def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
     assert not torch.allclose(adapted, expected, atol=1e-3)
     assert hub.requests("GET", "/_lfs/")
     assert not any(authorised for _, path, authorised in hub.log if path.startswith("/_lfs/"))
+
+
+TRAIN_FROM_HUB = """
+import sys
+from pathlib import Path
+from video_saliency.training.training_run import RunOptions, train_recipe
+train_recipe(RunOptions(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def test_a_model_trained_from_the_hub_keeps_the_terms_of_its_weights(repository, hub, api, tmp_path):
+    source = {"title": "A trunk", "file": "trunk.pth", "sha256": "ab" * 32, "licence": "cc-by-nc-sa-4.0"}
+    record = {"sources": {"backbone": source | {"terms": "Non-commercial use only."}}}
+    (repository / "conversion.json").write_text(json.dumps(record))
+    assert push(repository, api, "--push") == 0
+    recipe = tiny_content(tmp_path / "clips", loop={"steps": 1, "accumulation": 1}) | {
+        "model": {"name_or_path": KEY[1]}
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-c", TRAIN_FROM_HUB, str(tmp_path / "recipe.yaml"), str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment(hub, tmp_path), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "model" / "conversion.json").read_text()) == record
+    export_model(str(tmp_path / "run" / "model"), tmp_path / "again")
+    assert push(tmp_path / "again", api, "--push", repo="org/trained") == 0
+    files = contents(hub, ("model", "org/trained"))
+    assert json.loads(files["conversion.json"]) == record
+    for name in ("README.md", "NOTICE.md"):
+        assert b"`trunk.pth`" in files[name] and b"Non-commercial use only." in files[name]
+    assert b"license: cc-by-nc-sa-4.0" in files["README.md"] and b"base_model: org/gfsalnet" in files["README.md"]
 
 
 @pytest.mark.parametrize("kind", ["model", "adapter", "merged"])
@@ -255,6 +356,7 @@ def test_what_the_trainer_writes_is_pushed_whole(trained, hub, api, tmp_path, ca
         (folder / "adapter_config.json").write_text(json.dumps(settings))
     assert push(folder, api, "--push") == 0, capsys.readouterr().err
     assert contents(hub) == on_disk(folder)
+    assert f'pipeline("video-saliency", model="{KEY[1]}")' in contents(hub)["README.md"].decode()
     assert json.loads(contents(hub)["training.json"])["steps"] == 1
 
 
@@ -303,6 +405,21 @@ def test_the_space_and_the_metric_are_pushed(hub, api, capsys):
 
 # no string here may itself look like a secret to a scanner
 SECRETS = ["hf_" + "a1B2" * 9, "AKIA" + "ABCD" * 4, "-----BEGIN RSA " + "PRIVATE KEY-----", "ghp_" + "x" * 36]
+SECRETS += [
+    "my_hf_" + "a1B2" * 9,
+    "AIza" + "b3" * 18,
+    "xoxb-" + "1" * 12 + "-abc",
+    "xoxp-" + "1" * 12,
+    "glpat-" + "c" * 20,
+]
+SECRETS += ["sk_" + "live_" + "a1" * 12, "WANDB_API" + "_KEY=" + "a1" * 20, '"HF_TO' + 'KEN": "' + "a1" * 20 + '"']
+SECRETS += ["https://user:" + "s3cret@example.org/x"]
+NO_SECRETS = [
+    "HF_TOKEN=os.environ",
+    "the sk-learn-like interface",
+    "https://example.org:8080/@me",
+    "risk-averse-" + "x" * 30,
+]
 
 
 @pytest.mark.parametrize(
@@ -317,6 +434,11 @@ SECRETS = ["hf_" + "a1B2" * 9, "AKIA" + "ABCD" * 4, "-----BEGIN RSA " + "PRIVATE
         ("scores.json", b"\x80\x04K\x01.", "a pickle under another name"),
         ("scores.json", b"PK\x03\x04", "a pickle under another name"),
         ("extra.py", b"x = 1\n", "not a file of such a repository"),
+        ("model[1].safetensors", b"x", "would take for a pattern: rename it"),
+        ("scores.json", b"{broken", "no JSON file"),
+        ("processor_config.json", b"[", "no JSON file"),
+        ("config.json", b"{broken", "no JSON file"),
+        ("model.safetensors.index.json", b"{broken", "no JSON file"),
         *[("README.md", f"token: {secret}\n".encode(), "holds a") for secret in SECRETS],
     ],
 )
@@ -327,6 +449,61 @@ def test_files_that_must_not_be_sent_are_refused(repository, hub, api, capsys, n
     error = capsys.readouterr().err
     assert message in error and name in error
     assert hub.log == []
+
+
+def test_metadata_of_weights_is_searched_and_harmless_words_pass(repository, api, capsys):
+    (repository / "README.md").write_text("\n".join(NO_SECRETS))
+    assert push(repository, api) == 0, capsys.readouterr().err
+    shard = min(repository.glob("*.safetensors"))
+    save_file(load_file(shard), shard, metadata={"format": "pt", "login": SECRETS[0]})
+    assert push(repository, api) == 2
+    assert f"{shard.name}: holds a token of the Hub" in capsys.readouterr().err
+
+
+def test_a_model_that_would_not_load_is_refused(repository, api, capsys, tmp_path):
+    def refused(folder: Path, *words: str) -> None:
+        assert push(folder, api) == 2, words
+        error = capsys.readouterr().err
+        assert all(word in error for word in words), error
+
+    config = (repository / "config.json").read_text()
+    for text, word in (("{}", "is damaged"), ('{"model_type": "bert"}', "not one for video saliency")):
+        (repository / "config.json").write_text(text)
+        refused(repository, word)
+    (repository / "config.json").write_text(config)
+    index = json.loads((repository / "model.safetensors.index.json").read_text())
+    changed = {**index["weight_map"], "one.more": min(index["weight_map"].values())}
+    (repository / "model.safetensors.index.json").write_text(json.dumps({"weight_map": changed}))
+    refused(repository, "its files disagree about one.more")
+    (repository / "model.safetensors.index.json").write_text("{}")
+    refused(repository, "names no weights")
+    (repository / "model.safetensors.index.json").unlink()
+    refused(repository, "model.safetensors is missing")
+    # one file with all, then another beside it
+    whole = {name: value for path in repository.glob("*.safetensors") for name, value in load_file(path).items()}
+    for path in repository.glob("*.safetensors"):
+        path.unlink()
+    save_file(whole, repository / "model.safetensors", metadata={"format": "pt"})
+    assert push(repository, api) == 0, capsys.readouterr().err
+    save_file(whole, repository / "model-old.safetensors")
+    refused(repository, "model-old.safetensors is none of the weights")
+    (repository / "model-old.safetensors").unlink()
+    # weights of another model, also beside code of its own
+    export_model(str(repository), tmp_path / "code", self_contained=True)
+    first = min(whole)
+    for folder in (repository, tmp_path / "code"):
+        save_file({**whole, first: whole[first][None]}, folder / "model.safetensors")
+        refused(folder, "do not fit its config.json", f"misshapen: {first}")
+        others = {name: value for name, value in whole.items() if name != first}
+        save_file({**others, "other.weight": whole[first]}, folder / "model.safetensors")
+        refused(folder, f"missing: {first}", "unused: other.weight")
+
+
+def test_code_of_a_system_that_is_not_known_here_is_left_to_itself(repository, api, capsys, tmp_path):
+    export_model(str(repository), tmp_path / "code", self_contained=True)
+    content = json.loads((tmp_path / "code" / "config.json").read_text()) | {"model_type": "tomorrow"}
+    (tmp_path / "code" / "config.json").write_text(json.dumps(content))
+    assert push(tmp_path / "code", api) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["README.md", "processor_config.json", "config.json"])

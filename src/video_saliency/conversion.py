@@ -30,8 +30,8 @@ from video_saliency.checkpoints import (
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.sharded_weights import stored_dtypes, write_shards
 from video_saliency.version import __version__
+from video_saliency.weights_record import RECORD, record_licence, untrained_lines
 
-RECORD = "conversion.json"
 BASE_CONFIG_FIELDS = {"architectures", "dtype", "model_type", "transformers_version"}  # of any saved config
 
 
@@ -217,10 +217,9 @@ def _write_folder(
 
 def model_card(record: Mapping[str, Any]) -> str:
     """The card of a converted model: what it is made of, and under which terms."""
-    licences = {source["licence"] for source in record["sources"].values() if source["licence"]}
     lines = [
         "---",
-        f"license: {licences.pop() if len(licences) == 1 else 'other'}",
+        f"license: {record_licence(record)}",
         "tags:",
         "- video-saliency",
         "---",
@@ -237,15 +236,8 @@ def model_card(record: Mapping[str, Any]) -> str:
         lines.append(f"| {name}: {source['title']} | {source['file']} | `{source['sha256']}` | {numbers} |")
     lines += ["", "## Terms", ""]
     lines += [f"- {name}: {source['terms']}" for name, source in record["sources"].items()]
-    if record["initialised"]["keys"]:
-        count = len(record["initialised"]["keys"])
-        lines += [
-            "",
-            "## Not trained",
-            "",
-            f"No file filled {count} tensors: they hold initial values (seed {record['initialised']['seed']}). Train "
-            "the model before its maps are used.",
-        ]
+    if untrained := untrained_lines(record):
+        lines += ["", *untrained]
     lines += ["", "## Use", "", "```python", "import video_saliency", "from transformers import AutoModel", ""]
     lines += ['model = AutoModel.from_pretrained("THIS_FOLDER")', "```", ""]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ transformers fills missing weights with random ones and only logs it, and makes 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
+from video_saliency.weights_record import RECORD, Record, read_record, untrained_tensors
+
+logger = logging.getLogger(__name__)
 
 SHOWN_KEYS = 5
 
@@ -49,6 +53,8 @@ def load_config(name_or_path: str) -> Any:
 def load_model(name_or_path: str, *, config: Any = None) -> Any:
     """The model of a folder or Hub id with all of its weights, in evaluation mode.
 
+    Warns if its record says that some of them were never trained.
+
     Args:
         name_or_path: folder or Hub id.
         config: to take in place of its own, for other settings with the same weights.
@@ -67,7 +73,38 @@ def load_model(name_or_path: str, *, config: Any = None) -> Any:
                 f"the weights of {name_or_path} do not fit its config, {kind.replace('_', ' ')}: "
                 f"{', '.join(keys[:SHOWN_KEYS])}{more}: save or download the model again"
             )
+    warn_if_untrained(name_or_path)
     return model.eval()
+
+
+def load_record(name_or_path: str) -> Record | None:
+    """The record of where the weights of a folder or Hub id are from; of an adapter without one, that of its base.
+
+    Warns if the Hub cannot be asked. Raises `ValueError` for a damaged record.
+    """
+    try:
+        record = read_record(name_or_path)
+        if record is None and (base := _base_of_adapter(name_or_path)) is not None:
+            record = read_record(base)
+    except OSError as error:
+        logger.warning("whether %s has a record of its origin cannot be found out: %s", name_or_path, error)
+        return None
+    return record
+
+
+def warn_if_untrained(name_or_path: str) -> None:
+    """Log a warning if the record of a model folder or Hub id names tensors that nobody trained."""
+    try:
+        untrained = untrained_tensors(read_record(name_or_path))
+    except (OSError, ValueError) as error:  # a model works without its record
+        logger.debug("%s: %s", name_or_path, error)
+        return
+    if untrained:
+        logger.warning(
+            "%s was never trained as a whole: %d of its tensors, such as %s, hold random values, says its %s. "
+            "Its maps mean nothing before they are trained",
+            *(name_or_path, len(untrained), untrained[0], RECORD),
+        )
 
 
 def load_processor(name_or_path: str) -> VideoSaliencyProcessor:

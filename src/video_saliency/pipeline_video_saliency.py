@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from transformers import Pipeline
 
+from video_saliency.loading import warn_if_untrained
 from video_saliency.predictor import SaliencyFrame, VideoSaliencyPredictor
 from video_saliency.sources import open_source
 from video_saliency.video_io import TruncatedVideoError
@@ -62,6 +63,12 @@ class VideoSaliencyPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        name = getattr(self.model, "name_or_path", "")
+        if name and not getattr(self.model, "_hf_peft_config_loaded", False):  # an adapter trains what its base left
+            warn_if_untrained(name)
 
     @overload
     def __call__(

@@ -13,11 +13,12 @@ from rich.console import Console
 from video_saliency.checkpoints import Converter
 from video_saliency.cli.devices import pick_dtype
 from video_saliency.cli.errors import one_line_errors
-from video_saliency.conversion import RECORD, convert_checkpoint
+from video_saliency.conversion import convert_checkpoint
 from video_saliency.models.dtfsal.convert_dtfsal import CONVERTER as DTFSAL
 from video_saliency.models.gfsalnet.convert_gfsalnet import CONVERTER as GFSALNET
 from video_saliency.models.salfom.convert_salfom import CONVERTER as SALFOM
 from video_saliency.models.visage.convert_visage import CONVERTER as VISAGE
+from video_saliency.weights_record import RECORD
 
 CONVERTERS: dict[str, Converter] = {"dtfsal": DTFSAL, "gfsalnet": GFSALNET, "salfom": SALFOM, "visage": VISAGE}
 

@@ -16,8 +16,9 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from video_saliency.loading import load_model, load_processor
+from video_saliency.loading import load_model, load_processor, load_record
 from video_saliency.training.training_arguments import LoraArguments
+from video_saliency.weights_record import RECORD, with_untrained
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # PEFT refuses to save these whole
 
@@ -173,6 +174,9 @@ def save_adapter(model: PeftModel, processor: Any, folder: Path, *, base: str, *
 def merge_adapter(adapter: str | Path, output: Path, *, base: str | None = None) -> None:
     """Writes a plain model folder with the adapters added to the weights of their layers.
 
+    The record of the weights' origin comes along: the adapter's, or else that of its base, less what the adapter holds
+    whole.
+
     Args:
         adapter: folder or Hub id that `save_adapter` wrote.
         output: a new folder.
@@ -184,9 +188,14 @@ def merge_adapter(adapter: str | Path, output: Path, *, base: str | None = None)
     if base is None:
         base = adapter_base(adapter)
     model = PeftModel.from_pretrained(load_model(base), str(adapter))
+    whole = tuple(f"{name}." for name in model.peft_config["default"].modules_to_save or ())
     merged = model.merge_and_unload()
     merged.save_pretrained(output)
     load_processor(str(adapter)).save_pretrained(output)
+    record = load_record(str(adapter)) or load_record(base)
+    if record is not None:
+        record = with_untrained(record, lambda key: not key.startswith(whole))
+        (output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def adapter_base(adapter: str | Path) -> str:

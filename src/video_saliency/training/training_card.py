@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
 from pathlib import Path
@@ -20,11 +21,16 @@ from video_saliency.atomic_files import atomic_path
 from video_saliency.data.catalog import dataset_info
 from video_saliency.training.training_arguments import DataSource
 from video_saliency.version import __version__
+from video_saliency.weights_record import RECORD as WEIGHTS_RECORD
+from video_saliency.weights_record import record_licence, source_lines, untrained_lines
 
 if TYPE_CHECKING:
     from video_saliency.training.training_loop import Trainer
 
+logger = logging.getLogger(__name__)
+
 RECORD = "training.json"
+PLACEHOLDER = "THIS_REPOSITORY"  # which the scripts that send models fill in
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -52,6 +58,10 @@ maps = pipe("clip.mp4")["saliency_maps"]
 
 {{ data }}
 
+## Licence
+
+{{ licence }}
+
 ## Recipe
 
 {{ steps }} updates of {{ samples_per_step }} windows ({{ processes }} processes), {{ hours }} hours in training steps.
@@ -75,14 +85,14 @@ def write_training_card(
         folder: of the model.
         trainer: whose run it was.
         is_smoke: a run on miniature data; its numbers are not shown, because they mean nothing.
-        model_id: by which users load the model; `None`: the folder's name.
+        model_id: by which users load the model; `None`: not known yet.
     """
     record = training_record(trainer, is_smoke=is_smoke)
     with atomic_path(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     arguments, training = trainer.arguments, trainer.training
     data = ModelCardData(
-        license=arguments.license,
+        license=_licence(trainer),
         library_name="transformers",
         tags=["video-saliency", "saliency", "eye-tracking"],
         base_model=arguments.lora.base_model or _hub_id(arguments.model.name_or_path),
@@ -99,9 +109,10 @@ def write_training_card(
         parameters=f"{record['parameters']:,}",
         trained=f"{record['trained_parameters']:,}",
         adapter=_adapter_sentence(trainer, folder),
-        model_id=model_id or folder.name,
+        model_id=model_id or PLACEHOLDER,
         notes=arguments.notes.strip(),
         scores="Miniature data: no scores." if is_smoke else _score_table(record),
+        licence=_licence_text(trainer),
         data="Miniature data, made up." if is_smoke else _data_lines(trainer),
         steps=f"{record['steps']:,}",
         samples_per_step=trainer.plan.samples_per_step,
@@ -182,6 +193,40 @@ def _data_lines(trainer: Trainer) -> str:
     if data.validation:
         lines.append(f"- validation: {', '.join(_source_name(source) for source in data.validation)}")
     return "\n".join(lines)
+
+
+def _licence(trainer: Trainer) -> str | None:
+    """For the front matter: what holds of the weights that training started from goes before what the recipe says."""
+    wanted, record = trainer.arguments.license, trainer.training.record
+    if record is None:
+        return wanted or trainer.training.start_licence
+    bound = record_licence(record)
+    if bound == "other":
+        return wanted or bound
+    if wanted not in (None, bound):
+        logger.warning(
+            "license: the recipe says %s, but the weights it starts from are %s: so is the card", wanted, bound
+        )
+    return bound
+
+
+def _licence_text(trainer: Trainer) -> str:
+    training, wanted = trainer.training, trainer.arguments.model
+    if training.record is not None:
+        lines = [f"Training started from weights with these origins and terms, which `{WEIGHTS_RECORD}` records:", ""]
+        lines += source_lines(training.record)
+        if untrained := untrained_lines(training.record):
+            lines += ["", *untrained]
+        return "\n".join(lines)
+    starts = [name for name in (wanted.name_or_path, *wanted.weights_from.values()) if name is not None]
+    if not starts:
+        named = trainer.arguments.license
+        return (
+            f"All weights were trained from random ones. The recipe names {f'`{named}`' if named else 'no licence'}."
+        )
+    names = ", ".join(Path(name).name if Path(name).exists() else name for name in starts)
+    card = f" Its card names `{training.start_licence}`." if training.start_licence else ""
+    return f"Training started from {names}, whose terms hold.{card}"
 
 
 def _adapter_sentence(trainer: Trainer, folder: Path) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,18 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from video_saliency.conversion import BASE_CONFIG_FIELDS
-from video_saliency.loading import load_config, load_model, load_processor
+from video_saliency.loading import load_config, load_model, load_processor, load_record
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.training.lora import add_lora, backbone_norms, plain_name, save_adapter
 from video_saliency.training.training_arguments import ModelArguments, TrainingArguments
 from video_saliency.training.training_checkpoints import whole_folder
+from video_saliency.weights_record import (
+    RECORD,
+    Record,
+    card_licence,
+    join_records,
+    with_untrained,
+)
 
 BASE_FOLDER = "base"
 
@@ -33,12 +41,16 @@ class TrainingModel:
         processor: of the model.
         arguments: as given.
         base: with adapters, the folder or Hub id of the model without.
+        record: where the weights are from that it starts with, if that was recorded; it is saved with the model.
+        start_licence: what the card of the model that it starts from names.
     """
 
     model: Any
     processor: VideoSaliencyProcessor
     arguments: TrainingArguments
     base: str | None = None
+    record: Record | None = None
+    start_licence: str | None = None
 
     @property
     def network(self) -> Any:
@@ -82,6 +94,8 @@ class TrainingModel:
         else:
             base = self.arguments.lora.base_model or self.base
             save_adapter(self.model, self.processor, folder, base=base, state_dict=state_dict)
+        if self.record is not None:
+            (folder / RECORD).write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
         for path in folder.glob("*.safetensors"):
             path.chmod(0o644)  # safetensors makes files that only their owner can read
 
@@ -112,7 +126,7 @@ def open_model(arguments: TrainingArguments) -> TrainingModel:
     model, processor = _load(wanted) if wanted.name_or_path else _make(wanted)
     _take_weights(model, wanted)
     _prepare_gfsalnet(model, wanted)
-    return TrainingModel(model, processor, arguments)
+    return TrainingModel(model, processor, arguments, record=_joined_record(wanted), start_licence=_licence(wanted))
 
 
 def adapt_model(training: TrainingModel, output: Path, *, is_main: bool = True, is_new: bool = True) -> None:
@@ -141,6 +155,9 @@ def adapt_model(training: TrainingModel, output: Path, *, is_main: bool = True, 
     for parameter in training.model.parameters():
         dtype = torch.float32 if parameter.requires_grad else getattr(torch, wanted.dtype)
         parameter.data = parameter.data.to(dtype)
+    if training.record is not None:
+        held = _held_weights(training.model)
+        training.record = with_untrained(training.record, lambda key: plain_name(key) in held)
     if arguments.loop.activation_checkpointing:
         _checkpoint_activations(training.network)
 
@@ -214,6 +231,34 @@ def _take_weights(model: Any, wanted: ModelArguments) -> None:
         if not state or set(state) - set(model.state_dict()):
             raise ValueError(f"model.weights_from: {name} has no weights {pattern!r} that the model has as well")
         model.load_state_dict(state, strict=False)
+
+
+def _held_weights(model: nn.Module) -> set[str]:
+    """Plain names of the parameters that training leaves as they are."""
+    names = {True: set[str](), False: set[str]()}
+    for name, parameter in model.named_parameters():
+        names[parameter.requires_grad].add(plain_name(name))
+    return names[False] - names[True]  # PEFT keeps the old weights of what it trains whole
+
+
+def _joined_record(wanted: ModelArguments) -> Record | None:
+    """The record of all weights that the model starts with."""
+    records = []
+    if wanted.name_or_path and (record := load_record(wanted.name_or_path)) is not None:
+        filled = [*wanted.weights_from]  # from other models
+        record = with_untrained(record, lambda key: not any(re.fullmatch(pattern, key) for pattern in filled))
+        records.append((Path(wanted.name_or_path).name, record))
+    for pattern, name in wanted.weights_from.items():
+        if (record := load_record(name)) is not None:
+            records.append((Path(name).name, with_untrained(record, re.compile(pattern).fullmatch)))
+    return join_records(records)
+
+
+def _licence(wanted: ModelArguments) -> str | None:
+    try:
+        return card_licence(wanted.name_or_path) if wanted.name_or_path else None
+    except OSError:
+        return None  # the record was asked for, too, and that was told
 
 
 def _check_fields(config: Any, wanted: ModelArguments) -> None:

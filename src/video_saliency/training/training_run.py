@@ -24,6 +24,7 @@ from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_card import write_training_card
 from video_saliency.training.training_checkpoints import RunState, whole_folder
 from video_saliency.training.training_loop import MODEL, Trainer
+from video_saliency.weights_record import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ MERGED, SMOKE_DATA = "merged", "smoke_data"
 MODEL_FILES = (
     "README.md",
     "training.json",
+    RECORD,
     "config.json",
     "processor_config.json",
     "model*.safetensors",
@@ -39,6 +41,7 @@ MODEL_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
 )
+SCORE_FILES = ("scores.json", "speed.json", ".eval_results/*.yaml")  # of an older model
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def _complete(trainer: Trainer, options: RunOptions) -> None:
 def push_folder(folder: Path, repository: str) -> str:
     """Uploads a model folder and returns its address; files that are there already are skipped.
 
+    What an older model left there goes in the same commit: its files, and scores that are not of the new one.
+
     Args:
         folder: that loads by itself; only `MODEL_FILES` of it are sent.
         repository: name on the Hub, such as `someone/model`; it is made, private, if it is not there.
@@ -142,6 +147,7 @@ def push_folder(folder: Path, repository: str) -> str:
         repo_type="model",
         commit_message="Upload a trained model",
         allow_patterns=list(MODEL_FILES),
+        delete_patterns=[*MODEL_FILES, *SCORE_FILES],
     )
     logger.info("uploaded to %s", address)
     return str(address)

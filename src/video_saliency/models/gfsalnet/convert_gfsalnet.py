@@ -32,7 +32,7 @@ PWCNET_TERMS = Terms(
     "non-commercial use only, name the source, pass on under the same terms. A model that holds them is bound by it.",
     licence="cc-by-nc-sa-4.0",
 )
-CHECKPOINT_TERMS = Terms("The terms of whoever trained the checkpoint hold.")
+CHECKPOINT_TERMS = Terms("The terms of whoever trained the checkpoint hold; GFSalNet's authors name none for theirs.")
 
 _TORCHVISION_STEM = {"conv1": "convolution", "bn1": "normalization"}
 _TORCHVISION_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(conv|bn)(\d)\.(.+)")
