@@ -43,14 +43,14 @@ HERE = Path(__file__).resolve().parent
 LIMITS = LIMITS_ON_LENT_GPU if GPU is not None else Limits()
 KEPT_SECONDS = 3600  # results of a visitor who is gone
 RAW_MAP_SIDE = 640
-CURVES = {"spread": "spread (% of the diagonal)", "entropy": "entropy (% of the largest)"}
+CURVES = {"spread": "spread (% of the diagonal)", "entropy": "entropy (% of its maximum)"}
 
 TITLE = f"""# Where do people look?
 Give it a clip: it comes back under a heat map of where eyes are likely to go, frame by frame.
 
 Clips {LIMITS.describe()}.
 """
-ABOUT_CURVES = """**Spread**: how far the predicted looks lie from their centre, as a share of the picture's diagonal;
+ABOUT_CURVES = """**Spread**: how far the predicted gaze lies from its centre, as a share of the picture's diagonal;
 low where all look at one place. **Entropy**: 0 % if all look at one point, 100 % if every place is equally likely."""
 ABOUT = """The maps are those of a model, not of people: it was trained on what groups of people looked at, likes the
 middle of the picture and faces, and can be wrong. Clips are deleted after an hour."""
@@ -60,6 +60,7 @@ CSS = """
 #clip video, #overlay video { max-height: 380px; background: black; }
 #overlay { min-height: 240px; }
 footer { opacity: 0.7; }
+footer > .divider:last-child { display: none; }
 """
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # none that has to be downloaded
 THEME = gr.themes.Soft(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"])
@@ -249,7 +250,8 @@ def show_frame(result: Prediction | None, index: float) -> tuple[np.ndarray | No
     line += f"peak at x {row.peak_x:.0f}, y {row.peak_y:.0f} pixels from the top left; "
     spread = share_of_diagonal(row.spread, result)
     line += f"spread {spread:.0f} % of the diagonal, entropy {100 * row.entropy:.0f} %. "
-    return picture, line + f"The map has {raw.shape[1]} x {raw.shape[0]} cells of {raw.min():.3g} to {raw.max():.3g}."
+    line += f"The map has {raw.shape[1]} x {raw.shape[0]} cells, values {raw.min():.3g} to {raw.max():.3g}."
+    return picture, line
 
 
 def listens(label: str) -> gr.Checkbox:
@@ -278,9 +280,9 @@ def build() -> gr.Blocks:
                     example = gr.Button("Use the example clip", elem_id="example")
                     button = gr.Button("Predict", variant="primary", elem_id="predict")
                 label = gr.Dropdown(list(MODELS), value=next(iter(MODELS)), label="Model", elem_id="model")
-                hears = gr.Checkbox(label="Listen to the sound", elem_id="sound")
+                hears = gr.Checkbox(label="The model hears the sound", elem_id="sound")
             with gr.Column():
-                shown = gr.Video(label="Where people are likely to look", interactive=False, elem_id="overlay")
+                shown = gr.Video(label="Heat map", interactive=False, elem_id="overlay")
                 with gr.Column(visible=False) as files:
                     summary = gr.Textbox(label="Result", interactive=False, elem_id="summary", lines=1)
                     with gr.Row():
@@ -298,7 +300,7 @@ def build() -> gr.Blocks:
                 gr.Markdown(ABOUT_CURVES, elem_id="about-curves")
             with gr.Column():
                 frame = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=False, elem_id="frame")
-                raw_map = gr.Image(label="Raw map of this frame", elem_id="raw-map", interactive=False)
+                raw_map = gr.Image(label="Raw map", elem_id="raw-map", interactive=False)
                 about_frame = gr.Textbox(show_label=False, interactive=False, elem_id="about-frame", lines=2)
         gr.Markdown(ABOUT)
 

@@ -173,6 +173,7 @@ def test_a_short_clip_on_a_phone_and_then_no_clip(visit, screenshots, short_clip
     page.screenshot(path=screenshots / "phone-empty.png", full_page=True)
     page.click("#predict")
     page.wait_for_selector("text=Please upload or record a clip first")
+    page.click(".toast-close")  # it would hide a part of the screenshots
     visit.upload(short_clip)
     page.click("#predict")
     visit.wait_for_overlay()
