@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import types
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +38,7 @@ gradio = pytest.importorskip("gradio", reason="the Space needs the extra `demo`"
 SPACE = Path(__file__).parent.parent / "spaces" / "video-saliency"
 sys.path.insert(0, str(SPACE))
 
-from prediction import ClipError, Limits, predict_clip  # noqa: E402
+from prediction import LIMITS_ON_LENT_GPU, ClipError, Limits, check_clip, predict_clip  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,7 @@ def test_results_of_a_clip(predictor, tmp_path):
     for index, _, saliency_map in read_map_shards(tmp_path / "unpacked"):
         assert torch.equal(torch.from_numpy(saliency_map), expected[index])
         assert np.array_equal(result.map_of_frame(index), saliency_map)
-    assert result.notes == ["5 frames of 64 x 48 pixels, sound: copied."]
+    assert result.notes == ["5 frames of 64 x 48 pixels, with sound."]
 
 
 def test_a_model_that_listens_gets_the_sound_on_request(tmp_path):
@@ -140,6 +146,44 @@ def test_a_truncated_clip_gives_its_frames(predictor, tmp_path):
     assert any("ends early" in note for note in result.notes)
 
 
+def clip_info(clip: Path, **changes):
+    """What `probe` says of a clip, but for some changes."""
+    info = probe(clip)
+    return type(info)(**{**info.__dict__, **changes})
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (1280, 720), (1920, 1080), (1920, 1920)])
+def test_a_lent_gpu_is_asked_for_as_long_as_a_clip_may_need(tmp_path, width, height):
+    clip = make_clip(tmp_path / "clip.mp4")
+    leases = []
+    for frames in (10, 200, 10_000, None):  # of a recording that does not say, the longest is expected
+        info = clip_info(clip, width=width, height=height, num_frames=frames)
+        leases.append(LIMITS_ON_LENT_GPU.lease_of(info))
+    assert leases[0] < leases[1] < leases[2] == leases[3] <= 120
+    # what was measured with the default model, in seconds a frame
+    assert leases[1] > 200 * (0.036 + 0.045 * width * height / 1e6)
+
+
+def test_a_clip_too_large_for_a_lent_gpu_is_told_so(tmp_path, predictor, monkeypatch):
+    clip = make_clip(tmp_path / "clip.mp4")
+    large = clip_info(clip, width=1920, height=1920, num_frames=500)
+    monkeypatch.setattr("prediction.probe", lambda path: large)
+    assert check_clip(clip, Limits()) is large
+    with pytest.raises(ClipError, match=r"500 frames of 1920 x 1920 pixels.*shared GPU. Please cut it to \d+ frames"):
+        check_clip(clip, LIMITS_ON_LENT_GPU)
+    most = LIMITS_ON_LENT_GPU.frames_of(large)
+    fits = clip_info(clip, width=1920, height=1920, num_frames=most)
+    monkeypatch.setattr("prediction.probe", lambda path: fits)
+    assert check_clip(clip, LIMITS_ON_LENT_GPU) is fits
+    assert LIMITS_ON_LENT_GPU.lease_of(fits) <= LIMITS_ON_LENT_GPU.lease_s
+
+    unknown = clip_info(clip, width=1920, height=1920, num_frames=None, duration_s=None)
+    monkeypatch.setattr("prediction.probe", lambda path: unknown)
+    (tmp_path / "out").mkdir()
+    limits = Limits(lease_s=12.0)  # two seconds of work for frames of that size: fewer than the clip has
+    assert len(predict_clip(clip, predictor, tmp_path / "out", limits=limits).times) == limits.frames_of(unknown) == 7
+
+
 def test_wrong_input_becomes_a_message_and_leaves_no_file(app, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -165,6 +209,23 @@ def test_results_are_removed_with_the_next_clip_and_when_the_visitor_is_gone(app
     assert state.time_to_live == app.KEPT_SECONDS
     state.delete_callback(second)
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_results_that_no_state_knows_are_removed_later(app, tmp_path, monkeypatch):
+    """Of two clips that one visitor sends at the same time, both get the same old state: one is in no state then."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    clip, label = str(make_clip(tmp_path / "clip.mp4", num_frames=2)), next(iter(app.MODELS))
+    forgotten, known = (app.predict(clip, label, False, None)[9] for _ in range(2))
+    assert forgotten.overlay.exists() and known.overlay.exists()
+    later = time.monotonic() + app.KEPT_SECONDS + 1
+    monkeypatch.setattr(app, "time", types.SimpleNamespace(monotonic=lambda: later))
+    last = app.predict(clip, label, False, known)[9]
+    assert list((tmp_path / "temporary").iterdir()) == [last.overlay.parent]
+    with pytest.raises(gradio.Error, match="were deleted. Please predict the clip again"):
+        app.show_frame(known, 0)
+    app.remove_results(last)
+    assert app.KEPT == {}
 
 
 def test_results_stay_until_a_new_clip_is_done(app, tmp_path):
@@ -205,6 +266,38 @@ def test_a_fault_of_the_server_is_told_without_a_path(app, tmp_path, monkeypatch
     assert error.value.print_exception, "the log must say what it was"
 
 
+def test_a_client_that_sends_anything_gets_a_message(app, predictor, tmp_path):
+    (tmp_path / "out").mkdir()
+    result = predict_clip(make_clip(tmp_path / "clip.mp4", num_frames=3), predictor, tmp_path / "out")
+    for index in (-1, float("nan"), None, "2"):
+        with pytest.raises(gradio.Error, match=f"no frame {index}: choose one from 0 to 2"):
+            app.show_frame(result, index)
+    for index in (2, 3, 1e9, float("inf")):  # the slider may still be that of a longer clip
+        assert app.show_frame(result, index)[1].startswith("Frame 2 at")
+    for label in ("nope", None, ["nope"], {}):
+        with pytest.raises(gradio.Error, match="There is no model"):
+            app.listens(label)
+        with pytest.raises(gradio.Error, match="There is no model"):
+            app.predict(str(tmp_path / "clip.mp4"), label, False, None)
+    for name in ("nope", None, ["spread"]):
+        with pytest.raises(gradio.Error, match="There is no curve"):
+            app.show_curve(result, name)
+
+
+def test_the_words_about_a_frame_have_the_units_of_the_curve(app, predictor, tmp_path):
+    (tmp_path / "out").mkdir()
+    result = predict_clip(make_clip(tmp_path / "clip.mp4", num_frames=3), predictor, tmp_path / "out")
+    curve = app.show_curve(result, "spread")
+    drawn = [row[curve.value["columns"].index("spread")] for row in curve.value["data"]]
+    assert drawn == pytest.approx([row.spread / 0.8 for row in result.statistics], abs=0.01)  # a diagonal of 80 pixels
+    assert f"spread {drawn[1]:.0f} % of the diagonal" in app.show_frame(result, 1)[1]
+
+
+def test_limits_are_told_before_a_clip_is_given(app):
+    texts = [block.value for block in app.demo.blocks.values() if isinstance(block, gradio.Markdown)]
+    assert app.LIMITS.describe() in texts[0], "above the upload"
+
+
 def test_page_has_the_parts_that_it_names(app):
     ids = {block.elem_id for block in app.demo.blocks.values()}
     assert {"clip", "overlay", "predict", "model", "sound", "curve", "frame", "raw-map", "maps", "table"} <= ids
@@ -221,27 +314,120 @@ def test_other_models_by_environment(monkeypatch, model):
     assert list(app.MODELS)[1:] == ["Small"]
     assert app.predictor_of("Small").model.num_parameters() < 1_000_000
     assert app.predictor_of("Small") is app.predictor_of("Small")
+    assert list(app.PREDICTORS) == list(app.MODELS)
     monkeypatch.setenv("VIDEO_SALIENCY_MODELS", "nonsense")
     with pytest.raises(ValueError, match="LABEL=FOLDER_OR_ID"):
         load_app("space_app_with_wrong_models")
 
 
-def test_zero_gpu_gets_all_models_at_start_and_borrows_a_gpu(monkeypatch, model):
-    """As on the Hub's ZeroGPU hardware, whose package `spaces` is stood in for by what the page uses of it."""
-    borrowed = []
+def test_a_model_is_loaded_once_for_visitors_who_come_together(monkeypatch, model):
+    monkeypatch.setenv("VIDEO_SALIENCY_MODELS", f"Small={model}")
+    app = load_app("space_app_with_visitors")
+    load, loaded, together = VideoSaliencyPredictor.from_pretrained, [], threading.Barrier(4)
 
-    def gpu(duration):
+    def slowly(name, **options):
+        loaded.append(name)
+        time.sleep(0.2)
+        return load(name, **options)
+
+    def visit(_):
+        together.wait(30)
+        return app.predictor_of("Small")
+
+    monkeypatch.setattr(app.VideoSaliencyPredictor, "from_pretrained", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        assert len({id(predictor) for predictor in threads.map(visit, range(4))}) == 1
+    assert loaded == [str(model)]
+
+
+class LentGPU:
+    """Stands in for `spaces.GPU` on ZeroGPU hardware: asks how long, then works on pickles, as in a process forked.
+
+    Of errors only `gr.Error` comes back as it is.
+    """
+
+    def __init__(self) -> None:
+        self.leases: list[tuple[str, float]] = []
+
+    def __call__(self, *, duration):
         def decorate(function):
-            borrowed.append((function.__name__, duration))
-            return function
+            def on_lease(*arguments):
+                self.leases.append((function.__name__, duration(*arguments)))
+                try:
+                    return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments)))))
+                except gradio.Error as error:
+                    raise pickle.loads(pickle.dumps(error)) from None
+                except Exception as error:
+                    raise gradio.Error(type(error).__name__) from None
+
+            return on_lease
 
         return decorate
 
+
+def test_zero_gpu_gets_all_models_at_start_and_lends_a_gpu_for_what_a_clip_needs(monkeypatch, model, tmp_path):
+    gpu = LentGPU()
     monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=gpu))
     monkeypatch.setenv("VIDEO_SALIENCY_MODELS", f"Small={model}")
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     app = load_app("space_app_on_zero_gpu")
-    assert borrowed == [("predict", 120)]
-    assert app.predictor_of.cache_info().currsize == 2
+    assert list(app.PREDICTORS) == list(app.MODELS)
+    assert app.LIMITS == LIMITS_ON_LENT_GPU
+
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=4)
+    result = app.predict(str(clip), "Small", False, None)[9]
+    assert gpu.leases == [("maps_and_overlay", app.LIMITS.lease_of(probe(clip)))]
+    assert len(result.times) == 4
+    app.remove_results(result)
+
+    (tmp_path / "text.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(gradio.Error, match="not a video"):
+        app.predict(str(tmp_path / "text.mp4"), "Small", False, None)
+    assert len(gpu.leases) == 1, "what is wrong with a clip is told before a GPU is lent"
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(b"no video" * 100)
+    monkeypatch.setattr("prediction.probe", lambda path: probe(clip))
+    with pytest.raises(gradio.Error, match="damaged or cut") as error:
+        app.predict(str(damaged), "Small", False, None)
+    assert not error.value.print_exception
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_elsewhere_the_package_of_zero_gpu_changes_nothing(monkeypatch, model):
+    """It can be imported anywhere."""
+    gpu = LentGPU()
+    monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=gpu))
+    monkeypatch.setenv("VIDEO_SALIENCY_MODELS", f"Small={model}")
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    app = load_app("space_app_with_package")
+    assert app.GPU is None and math.isinf(app.LIMITS.lease_s)
+    assert list(app.PREDICTORS) == [next(iter(app.MODELS))], "others are loaded when they are asked for"
+
+
+def test_the_package_of_zero_gpu_is_imported_before_torch(tmp_path):
+    (tmp_path / "spaces.py").write_text("import sys; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))")
+    paths = os.pathsep.join((str(tmp_path), str(SPACE.parent.parent / "src")))
+    environment = {**os.environ, "PYTHONPATH": paths, "SPACES_ZERO_GPU": "true"}
+    done = subprocess.run([sys.executable, str(SPACE / "app.py")], env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_clips_at_once_are_counted_by_the_cores_of_the_process(app, monkeypatch):
+    monkeypatch.delenv("VIDEO_SALIENCY_CONCURRENCY", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)  # of the machine around a container
+    for cores, expected in ((1, 1), (2, 1), (6, 3)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert app.predictions_at_once() == expected
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert app.predictions_at_once() == 32
+    monkeypatch.setenv("VIDEO_SALIENCY_CONCURRENCY", "3")
+    assert app.predictions_at_once() == 3
+    for wrong in ("0", "two", "-1", ""):
+        monkeypatch.setenv("VIDEO_SALIENCY_CONCURRENCY", wrong)
+        with pytest.raises(ValueError, match="write a number of clips, 1 or more"):
+            app.predictions_at_once()
 
 
 def test_front_matter_and_requirements_are_those_of_a_space():
@@ -289,14 +475,35 @@ def test_the_guard_of_the_tests_notices_and_refuses_other_hosts(tmp_path):
     assert [line.split()[-1] for line in log.read_text().splitlines()] == ["192.0.2.1", "example.org", "192.0.2.1"]
 
 
-def test_eight_clips_at_once_and_one_of_them_broken(predictor, model, tmp_path):
-    """Each comes back with its own maps; the broken one with its own message."""
+@contextmanager
+def most_at_once(folder: Path) -> Iterator[list[int]]:
+    """Watches the folder of a server for results that are being made; a list of one number, the most at once."""
+    most, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.005):
+            results = folder.glob("video-saliency-*")
+            most[0] = max(most[0], sum(not (result / "maps.zip").exists() for result in results))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        stop.set()
+        watcher.join()
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_eight_clips_at_once_and_one_of_them_broken(predictor, model, tmp_path, limit):
+    """Each comes back with its own maps, the broken one with its own message; `limit` are predicted at a time."""
     client_api = pytest.importorskip("gradio_client")
     clips = [make_clip(tmp_path / f"{count}.mp4", num_frames=count, audio="aac") for count in range(5, 12)]
     clips.insert(3, tmp_path / "broken.mp4")
     clips[3].write_bytes(b"no video" * 100)
 
-    with SpaceServer(VIDEO_SALIENCY_MODELS=f"Small={model}") as server:
+    settings = {"VIDEO_SALIENCY_MODELS": f"Small={model}", "VIDEO_SALIENCY_CONCURRENCY": str(limit)}
+    with SpaceServer(**settings) as server:
 
         def send(clip: Path) -> tuple[str, int, str]:
             client = client_api.Client(server.url, verbose=False, download_files=str(tmp_path / f"got-{clip.stem}"))
@@ -309,8 +516,9 @@ def test_eight_clips_at_once_and_one_of_them_broken(predictor, model, tmp_path):
             shutil.unpack_archive(archive, tmp_path / f"maps-{clip.stem}")
             return clip.stem, len(list(read_frames(overlay))), overlay
 
-        with ThreadPoolExecutor(8) as threads:
+        with most_at_once(server.folder) as most, ThreadPoolExecutor(8) as threads:
             answers = {name: (count, more) for name, count, more in threads.map(send, clips)}
+        assert most == [1] if limit == 1 else 1 < most[0] <= limit
         log = server.log.read_text()
         assert "Traceback" not in log, log
         assert server.network_attempts() == [], "the Space asked another host"

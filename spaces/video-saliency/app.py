@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Gradio Space: a video in, the same video under a heat map out, with curves, raw maps and files.
 
-`VIDEO_SALIENCY_MODELS` offers other models, as `LABEL=FOLDER_OR_ID` separated by `;`. `PORT` is where the page is.
+`VIDEO_SALIENCY_MODELS` offers other models, as `LABEL=FOLDER_OR_ID` separated by `;`. `VIDEO_SALIENCY_CONCURRENCY` is
+how many clips are predicted at once; by default one for every two cores. `PORT` is where the page is.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
+# ZeroGPU hardware of the Hub lends a GPU to each call. Its package `spaces` can be imported anywhere and tells by this
+# variable where it is; there it has to be imported before torch.
+if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
+    from spaces import GPU
+else:
+    GPU = None
+
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
-from functools import cache
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +32,35 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 import torch
-from prediction import ClipError, Limits, Prediction, predict_clip
+from prediction import LIMITS_ON_LENT_GPU, ClipError, Limits, Prediction, check_clip, predict_clip
 
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.predictor import VideoSaliencyPredictor
+from video_saliency.video_io import VideoInfo
 from video_saliency.visualization import colorize, format_time
 
-try:
-    from spaces import GPU  # on ZeroGPU hardware of the Hub only
-except ImportError:
-    GPU = None
-
 HERE = Path(__file__).resolve().parent
-LIMITS = Limits()
+LIMITS = LIMITS_ON_LENT_GPU if GPU is not None else Limits()
 KEPT_SECONDS = 3600  # results of a visitor who is gone
 RAW_MAP_SIDE = 640
-CURVES = {"spread": "spread (% of the picture's diagonal)", "entropy": "entropy (% of the largest possible)"}
+CURVES = {"spread": "spread (% of the diagonal)", "entropy": "entropy (% of its maximum)"}
 
-TITLE = """# Where do people look?
+TITLE = f"""# Where do people look?
 Give it a clip: it comes back under a heat map of where eyes are likely to go, frame by frame.
+
+Clips {LIMITS.describe()}.
 """
-ABOUT = f"""Clips {LIMITS.describe()}. The maps are those of a model, not of people: it was trained on what groups of
-people looked at, likes the middle of the picture and faces, and can be wrong. Clips are deleted after an hour."""
+ABOUT_CURVES = """**Spread**: how far the predicted gaze lies from its centre, as a share of the picture's diagonal;
+low where all look at one place. **Entropy**: 0 % if all look at one point, 100 % if every place is equally likely."""
+ABOUT = """The maps are those of a model, not of people: it was trained on what groups of people looked at, likes the
+middle of the picture and faces, and can be wrong. Clips are deleted after an hour."""
 
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 #clip video, #overlay video { max-height: 380px; background: black; }
 #overlay { min-height: 240px; }
 footer { opacity: 0.7; }
+footer > .divider:last-child { display: none; }
 """
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # none that has to be downloaded
 THEME = gr.themes.Soft(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"])
@@ -67,32 +78,99 @@ def offered_models() -> dict[str, str]:
 
 
 MODELS = offered_models()
+PREDICTORS: dict[str, VideoSaliencyPredictor] = {}
+LOADING = threading.Lock()
 
 
-@cache
 def predictor_of(label: str) -> VideoSaliencyPredictor:
-    """The model with this label, loaded once."""
-    return VideoSaliencyPredictor.from_pretrained(MODELS[label], device="cuda" if torch.cuda.is_available() else "cpu")
+    """The model with this label, loaded once however many ask at the same time. Raises `gr.Error` if unknown."""
+    if label not in list(MODELS):  # a client may send what has no hash
+        raise gr.Error(f"There is no model {label!r}: choose one of the list.", print_exception=False)
+    if label not in PREDICTORS:
+        with LOADING:
+            if label not in PREDICTORS:
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                PREDICTORS[label] = VideoSaliencyPredictor.from_pretrained(MODELS[label], device=device)
+    return PREDICTORS[label]
 
 
-predictor_of(next(iter(MODELS)))
-if GPU is not None:  # there, models have to be loaded before the first visitor comes
-    for other_label in MODELS:
-        predictor_of(other_label)
+# where a GPU is lent to each call, models have to be loaded before the first visitor comes
+for first_label in list(MODELS)[: 1 if GPU is None else None]:
+    predictor_of(first_label)
 
 
-def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself, or on ZeroGPU hardware one that borrows a GPU for two minutes at most."""
-    return function if GPU is None else GPU(duration=120)(function)
+def predictions_at_once() -> int:
+    """How many clips are predicted at the same time."""
+    text = os.environ.get("VIDEO_SALIENCY_CONCURRENCY")
+    if text is None:  # the cores of this process: the machine of a container may have more
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // 2)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"VIDEO_SALIENCY_CONCURRENCY is {text!r}: write a number of clips, 1 or more")
+    return int(text)
+
+
+@contextmanager
+def messages_for_visitors() -> Iterator[None]:
+    """Turns what goes wrong into `gr.Error`, the one error that also comes back from a lent GPU as it is."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except ClipError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    except (ValueError, OSError) as error:  # a fault of ours, whose words hold paths: they go to the log
+        raise gr.Error("Something went wrong here. Please try again, or try another clip.") from error
+
+
+KEPT: dict[Path, float] = {}  # when the results in each folder were done
+
+
+def remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    KEPT.pop(folder, None)
 
 
 def remove_results(state: Prediction | None) -> None:
     """Delete the files behind a visitor's results."""
     if state is not None:
-        shutil.rmtree(state.overlay.parent, ignore_errors=True)
+        remove_folder(state.overlay.parent)
+
+
+def remove_old_results() -> None:
+    """Delete results that no page shows any more, also those that no state knows.
+
+    Of two clips that a visitor sends at the same time, only the results of the later one are in the state.
+    """
+    for folder, done in list(KEPT.items()):
+        if time.monotonic() - done > KEPT_SECONDS:
+            remove_folder(folder)
+
+
+def lease_seconds(info: VideoInfo, *_: object) -> int:
+    """For how long `maps_and_overlay` borrows a GPU; it gets the same arguments."""
+    return LIMITS.lease_of(info)
+
+
+def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself, or on ZeroGPU hardware one that borrows a GPU for as long as the clip may need."""
+    return function if GPU is None else GPU(duration=lease_seconds)(function)
 
 
 @on_gpu
+def maps_and_overlay(
+    info: VideoInfo, path: str, label: str, hears: bool, folder: Path, progress: gr.Progress
+) -> Prediction:
+    """All that needs the model. On a lent GPU it runs in another process: arguments and result are pickled."""
+
+    def tell(done: int, total: int | None) -> None:
+        share = done / max(done, total or done)
+        progress(share, desc=f"frame {done}" + (f" of {total}" if total else ""))
+
+    with messages_for_visitors():
+        return predict_clip(Path(path), predictor_of(label), folder, hears=hears, limits=LIMITS, tell=tell)
+
+
 def predict(
     path: str | None,
     label: str,
@@ -103,25 +181,19 @@ def predict(
     """Everything that the page shows of a clip. Raises `gr.Error` with a message for the visitor."""
     if not path:
         raise gr.Error("Please upload or record a clip first.", print_exception=False)
-    if label not in MODELS:
-        raise gr.Error(f"There is no model {label!r}: choose one of the list.", print_exception=False)
     progress(0.0, desc="reading the clip")
-
-    def tell(done: int, total: int | None) -> None:
-        share = done / max(done, total or done)
-        progress(share, desc=f"frame {done}" + (f" of {total}" if total else ""))
-
-    folder = Path(tempfile.mkdtemp(prefix="video-saliency-"))
+    remove_old_results()
+    with messages_for_visitors():
+        predictor_of(label)
+        info = check_clip(Path(path), LIMITS)  # before a GPU is lent
+        folder = Path(tempfile.mkdtemp(prefix="video-saliency-"))
     try:
-        result = predict_clip(Path(path), predictor_of(label), folder, hears=hears, limits=LIMITS, tell=tell)
+        result = maps_and_overlay(info, path, label, hears, folder, progress)
         raw_map, line = show_frame(result, 0)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, ClipError):
-            raise gr.Error(str(error), print_exception=False) from error
-        if isinstance(error, (ValueError, OSError)):  # a fault of ours, whose words hold paths: they go to the log
-            raise gr.Error("Something went wrong here. Please try again, or try another clip.") from error
+    except BaseException:
+        remove_folder(folder)
         raise
+    KEPT[folder] = time.monotonic()
     remove_results(old)  # not before: until a new clip is done, the page shows these
     last = len(result.times) - 1
     return (
@@ -135,42 +207,58 @@ def predict(
         str(result.csv),
         " ".join(result.notes),
         result,
-        gr.Row(visible=True),
+        gr.Column(visible=True),
         gr.Row(visible=True),
     )
 
 
+def share_of_diagonal(pixels: float, result: Prediction) -> float:
+    """A distance in percent of the picture's diagonal."""
+    return 100 * pixels / math.hypot(*result.size)
+
+
 def show_curve(result: Prediction | None, name: str) -> gr.LinePlot:
-    """How one number goes over the time of the clip."""
+    """How one number goes over the time of the clip. Raises `gr.Error` for a number that there is not."""
+    if name not in list(CURVES):
+        raise gr.Error(f"There is no curve {name!r}: choose spread or entropy.", print_exception=False)
     if result is None:
         return gr.LinePlot(y=name, y_title=CURVES[name])
-    spread = np.array([row.spread for row in result.statistics]) * 100 / math.hypot(*result.size)
+    spread = np.array([share_of_diagonal(row.spread, result) for row in result.statistics])
     entropy = np.array([row.entropy for row in result.statistics]) * 100
     rows = pd.DataFrame({"seconds": result.times, "spread": spread.round(2), "entropy": entropy.round(2)})
     return gr.LinePlot(rows, y=name, y_title=CURVES[name])
 
 
 def show_frame(result: Prediction | None, index: float) -> tuple[np.ndarray | None, str]:
-    """The raw map of a frame as a picture, and a line about it."""
+    """The raw map of a frame as a picture, and a line about it. Raises `gr.Error` for a frame that there is not."""
     if result is None:
         return None, "Predict a clip first."
-    index = min(int(index), len(result.times) - 1)
-    raw, row = result.map_of_frame(index), result.statistics[index]
+    last = len(result.times) - 1
+    if not isinstance(index, (int, float)) or not index >= 0:
+        raise gr.Error(f"There is no frame {index}: choose one from 0 to {last}.", print_exception=False)
+    index = int(min(index, last))
+    try:
+        raw, row = result.map_of_frame(index), result.statistics[index]
+    except OSError as error:
+        raise gr.Error("These results were deleted. Please predict the clip again.", print_exception=False) from error
     scale = RAW_MAP_SIDE / max(result.size)
     size = (max(1, round(result.size[0] * scale)), max(1, round(result.size[1] * scale)))
     picture = colorize(raw / max(float(raw.max()), 1e-12), size=size)
     line = f"Frame {index} at {format_time(result.times[index])}: "
-    line += "no place stands out." if math.isnan(row.peak_x) else f"peak at x {row.peak_x:.0f}, y {row.peak_y:.0f}; "
-    if not math.isnan(row.peak_x):
-        line += f"spread {row.spread:.0f} pixels, entropy {100 * row.entropy:.0f} %. "
-        line += f"Raw values {raw.min():.3g} to {raw.max():.3g}, {raw.shape[1]} x {raw.shape[0]} cells."
+    if math.isnan(row.peak_x):
+        return picture, line + "no place stands out."
+    line += f"peak at x {row.peak_x:.0f}, y {row.peak_y:.0f} pixels from the top left; "
+    spread = share_of_diagonal(row.spread, result)
+    line += f"spread {spread:.0f} % of the diagonal, entropy {100 * row.entropy:.0f} %. "
+    line += f"The map has {raw.shape[1]} x {raw.shape[0]} cells, values {raw.min():.3g} to {raw.max():.3g}."
     return picture, line
 
 
 def listens(label: str) -> gr.Checkbox:
     """The switch for sound, which only a model that listens has."""
-    hears = predictor_of(label).audio_spec is not None
-    info = "The model also gets the sound of the clip." if hears else "The chosen model sees and does not listen."
+    with messages_for_visitors():
+        hears = predictor_of(label).audio_spec is not None
+    info = "The model also gets the sound of the clip." if hears else "The chosen model sees but does not listen."
     return gr.Checkbox(interactive=hears, value=hears, info=info)
 
 
@@ -192,13 +280,14 @@ def build() -> gr.Blocks:
                     example = gr.Button("Use the example clip", elem_id="example")
                     button = gr.Button("Predict", variant="primary", elem_id="predict")
                 label = gr.Dropdown(list(MODELS), value=next(iter(MODELS)), label="Model", elem_id="model")
-                hears = gr.Checkbox(label="Sound", elem_id="sound")
+                hears = gr.Checkbox(label="The model hears the sound", elem_id="sound")
             with gr.Column():
-                shown = gr.Video(label="Where people look", interactive=False, elem_id="overlay")
-                summary = gr.Textbox(label="Result", interactive=False, elem_id="summary", lines=2)
-                with gr.Row(visible=False) as files:
-                    maps = gr.DownloadButton("Maps (NPZ)", elem_id="maps")
-                    table = gr.DownloadButton("Table (CSV)", elem_id="table")
+                shown = gr.Video(label="Heat map", interactive=False, elem_id="overlay")
+                with gr.Column(visible=False) as files:
+                    summary = gr.Textbox(label="Result", interactive=False, elem_id="summary", lines=1)
+                    with gr.Row():
+                        maps = gr.DownloadButton("Maps (ZIP of NPZ)", elem_id="maps")
+                        table = gr.DownloadButton("Table (CSV)", elem_id="table")
         with gr.Row(visible=False) as details:
             with gr.Column():
                 curve_name = gr.Radio(
@@ -208,6 +297,7 @@ def build() -> gr.Blocks:
                     elem_id="curve-name",
                 )
                 curve = gr.LinePlot(x="seconds", y="spread", y_title=CURVES["spread"], elem_id="curve", height=300)
+                gr.Markdown(ABOUT_CURVES, elem_id="about-curves")
             with gr.Column():
                 frame = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=False, elem_id="frame")
                 raw_map = gr.Image(label="Raw map", elem_id="raw-map", interactive=False)
@@ -239,7 +329,7 @@ def build() -> gr.Blocks:
 
 
 demo = build()
-demo.queue(max_size=32, default_concurrency_limit=max(1, (os.cpu_count() or 1) // 2))
+demo.queue(max_size=32, default_concurrency_limit=predictions_at_once())
 
 if __name__ == "__main__":
     demo.launch(

@@ -95,6 +95,10 @@ class Visit:
         self.page.wait_for_function(ready, timeout=PREDICTION_MS)
         return self.page.locator("#overlay video")
 
+    def wait_for_frame(self, index: int) -> None:
+        says = "start => document.querySelector('#about-frame textarea').value.startsWith(start)"
+        self.page.wait_for_function(says, arg=f"Frame {index} at ")
+
     def check_width(self) -> None:
         overflow = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, "the page is wider than the screen"
@@ -134,15 +138,22 @@ def test_the_example_clip_on_a_desktop(visit, screenshots, tmp_path):
     # the clip is black and white: only the heat map is warmer than it is blue
     assert video.evaluate(READ_PIXELS) > 60
     assert page.locator("#clip video").first.evaluate(READ_PIXELS) < 30
-    assert "185 frames of 640 x 480 pixels, sound: copied." in page.input_value("#summary textarea")
+    assert "185 frames of 640 x 480 pixels, with sound." in page.input_value("#summary input, #summary textarea")
 
     first = page.get_attribute("#raw-map img", "src")
     assert page.input_value("#about-frame textarea").startswith("Frame 0 at 0:00.00")
+    slider = page.locator("#frame input[type=range]")
+    slider.focus()
+    slider.press("End")
+    visit.wait_for_frame(184)
+    page.wait_for_function("first => document.querySelector('#raw-map img').src !== first", arg=first)
+    last = page.get_attribute("#raw-map img", "src")
     number = page.locator("#frame input[type=number]")
     number.fill("120")
     number.press("Enter")
-    page.wait_for_function("() => document.querySelector('#about-frame textarea').value.startsWith('Frame 120 at')")
-    page.wait_for_function("first => document.querySelector('#raw-map img').src !== first", arg=first)
+    visit.wait_for_frame(120)
+    page.wait_for_function("last => document.querySelector('#raw-map img').src !== last", arg=last)
+    assert slider.input_value() == "120"
     page.wait_for_selector("#curve canvas, #curve svg")
     page.screenshot(path=screenshots / "desktop-result.png", full_page=True)
     visit.check_width()
@@ -162,10 +173,11 @@ def test_a_short_clip_on_a_phone_and_then_no_clip(visit, screenshots, short_clip
     page.screenshot(path=screenshots / "phone-empty.png", full_page=True)
     page.click("#predict")
     page.wait_for_selector("text=Please upload or record a clip first")
+    page.click(".toast-close")  # it would hide a part of the screenshots
     visit.upload(short_clip)
     page.click("#predict")
     visit.wait_for_overlay()
-    assert f"{SHORT} frames of" in page.input_value("#summary textarea")
+    assert f"{SHORT} frames of" in page.input_value("#summary input, #summary textarea")
     page.wait_for_selector("#curve canvas, #curve svg")
     page.click("#curve-name >> text=Entropy")
     page.wait_for_selector("#raw-map img")
@@ -183,4 +195,4 @@ def test_a_short_clip_on_a_phone_and_then_no_clip(visit, screenshots, short_clip
     number = page.locator("#frame input[type=number]")  # of the clip before, whose results stay
     number.fill("3")
     number.press("Enter")
-    page.wait_for_function("() => document.querySelector('#about-frame textarea').value.startsWith('Frame 3 at')")
+    visit.wait_for_frame(3)
