@@ -97,6 +97,11 @@ def test_training_writes_a_model_with_its_card(recipe, tmp_path):
         (["--set", "data.train=[folder]"], "data.train[0] must be a mapping, got 'folder'"),
         (["--set", "record.trackers=[wand]"], "record.trackers: 'wand' is unknown"),
         (["--set", "lora.enabled=true", "--push-to-hub", "me/model"], "must name a base model there"),
+        (
+            ["--model", "me/base", "--set", "lora.enabled=true", "--push-to-hub", "me/model"]
+            + ["--set", "model.config={}", "--set", "model.first_gate=1"],
+            "must name a base model there",
+        ),
     ],
 )
 def test_wrong_options_end_with_a_line(recipe, tmp_path, arguments, message):

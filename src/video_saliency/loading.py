@@ -31,7 +31,7 @@ def load_config(name_or_path: str) -> Any:
         ValueError: if there is none, or not one of a saliency model.
     """
     if Path(name_or_path).is_dir() and (base := _base_of_adapter(name_or_path)) is not None:
-        return load_config(base)
+        return _config_of_base(name_or_path, base)
     _check_name(name_or_path)
     _check_folder(name_or_path, "config.json", "name a folder that save_pretrained wrote")
     try:
@@ -42,7 +42,7 @@ def load_config(name_or_path: str) -> Any:
         base = _base_of_adapter(name_or_path) if lacks_config else None
         if base is None:
             raise
-        return load_config(base)
+        return _config_of_base(name_or_path, base)
     if getattr(config, "window_spec", None) is None:
         raise ValueError(
             f"{name_or_path} is a {config.model_type} model, not one for video saliency: name another one"
@@ -129,6 +129,19 @@ def _base_of_adapter(name_or_path: str) -> str | None:
         return None if file is None else str(json.loads(Path(file).read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError):
         return None  # a repository that cannot be reached either: loading its config says why
+
+
+def _config_of_base(adapter: str, base: str) -> Any:
+    """The config of an adapter's base model. Raises `ValueError` if there is none."""
+    try:
+        if Path(base).is_absolute() and not Path(base).is_dir():  # nothing to ask the Hub for
+            raise ValueError(f"there is no folder {base}")
+        return load_config(base)
+    except ValueError as error:
+        raise ValueError(
+            f"{adapter} is an adapter of the model {base!r}, which cannot be loaded: set base_model_name_or_path in "
+            f"adapter_config.json to the folder or Hub id where its base model is now ({error})"
+        ) from error
 
 
 def _check_name(name_or_path: str) -> None:

@@ -8,22 +8,33 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from training_factory import losses, run, tiny_arguments
+from training_factory import losses, reset_accelerate, run, tiny_arguments, tiny_content
 from transformers import AutoModel, pipeline
 
 from video_saliency.loading import load_config, load_model, load_processor
 from video_saliency.models.visage.configuration_visage import ViSAGEConfig
 from video_saliency.models.visage.modeling_visage import ViSAGEForVideoSaliency
-from video_saliency.training.lora import LORA_TARGETS, add_lora, decoder_modules, lora_targets, merge_adapter
-from video_saliency.training.recipe_files import make_arguments, read_recipe
+from video_saliency.predictor import VideoSaliencyPredictor
+from video_saliency.training.callbacks import TrainerCallback
+from video_saliency.training.lora import (
+    LORA_TARGETS,
+    adapter_base,
+    add_lora,
+    decoder_modules,
+    lora_targets,
+    merge_adapter,
+)
+from video_saliency.training.recipe_files import make_arguments, merged, read_recipe
 from video_saliency.training.training_arguments import LoraArguments
 from video_saliency.training.training_model import TrainingModel, build_model, open_model
+from video_saliency.training.training_run import RunOptions, train_recipe
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 RECIPE_OF = {
@@ -137,10 +148,117 @@ def test_a_trained_adapter_runs_in_the_pipeline(data, tmp_path):
     base = pipeline("video-saliency", model=trainer.training.base, device="cpu")(frames)["saliency_maps"]
     assert maps.shape == (3, 40, 60) and not torch.allclose(maps, base)
     # what the trainer holds in memory is what was written
+    held = VideoSaliencyPredictor(trainer.training.network, trainer.training.processor, device="cpu")
+    expected = torch.stack([torch.as_tensor(frame.saliency_map) for frame in held.stream(frames)])
+    torch.testing.assert_close(maps, expected, atol=2e-6, rtol=1e-5)
     state = load_file(folder / "adapter_model.safetensors")
     assert any(".lora_B." in name and value.abs().max() > 0 for name, value in state.items())
     checkpoint = load_file(tmp_path / "checkpoints" / "step-00000006" / "model.safetensors")
     assert not any(name.endswith("base_layer.weight") for name in checkpoint)  # frozen weights are not kept twice
+
+
+TWO_STREAMS = {"streams": "both", "flow_backend": "lucas_kanade", "flow_remove_camera": False}
+
+
+def first_models(data: Path, folder: Path) -> dict[str, str]:
+    """Folders of untrained models: two of one stream, one of two streams."""
+    changes: dict[str, dict[str, Any]] = {
+        "one": {"loop": {"seed": 1}},
+        "other": {"loop": {"seed": 2}},
+        "both": {"model": {"config": TWO_STREAMS}},
+    }
+    for name, change in changes.items():
+        open_model(tiny_arguments(data, **change)).save(folder / name)
+    return {name: str(folder / name) for name in changes}
+
+
+class Hold(TrainerCallback):
+    """Keeps the trainer of a run."""
+
+    def on_start(self, trainer):
+        self.trainer = trainer
+
+
+# the model of `first_models` that a run starts from, and what its recipe changes of it
+CHANGED_BASES = {
+    "nothing": ("one", {}),
+    "model.weights_from": ("one", {"weights_from": {r"streams\.appearance\.trunk\..*": "other"}}),
+    "model.copy_appearance": ("both", {"copy_appearance": True}),
+    "model.first_gate": ("both", {"first_gate": 2.0}),
+    "model.config.output_activation": ("one", {"config": {"output_activation": "relu"}}),
+    "model.config.streams": ("one", {"config": TWO_STREAMS, "new_layers": [r"streams\.motion\..*", r"fusion\..*"]}),
+    "the same config": ("both", {"config": TWO_STREAMS}),
+}
+
+
+def changed_content(data: Path, names: dict[str, str], change: str) -> dict[str, Any]:
+    first, model = CHANGED_BASES[change]
+    weights = {pattern: names[name] for pattern, name in model.get("weights_from", {}).items()}
+    lora = {"enabled": True, "rank": 2, "merge": True}
+    content = tiny_content(data, lora=lora, loop={"steps": 2}, optimizer={"learning_rate": 1e-3})
+    return {**content, "model": {"name_or_path": names[first], **model, "weights_from": weights}}
+
+
+@pytest.mark.parametrize("change", CHANGED_BASES)
+def test_a_run_writes_the_model_that_it_trained(data, tmp_path, change):
+    names = first_models(data, tmp_path)
+    content, hold, output = changed_content(data, names, change), Hold(), tmp_path / "run"
+    (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+    reset_accelerate()
+    train_recipe(RunOptions(tmp_path / "recipe.yaml", output), callbacks=[hold])
+    is_changed = change.startswith("model.")
+    assert (output / "base").exists() == is_changed
+    assert adapter_base(output / "model") == (str(output / "base") if is_changed else content["model"]["name_or_path"])
+    clip = {"pixel_values_videos": torch.randn(1, 2, 3, 32, 48)}
+    if hold.trainer.training.config.streams == "both":
+        clip["flow_values"] = torch.randn(1, 2, 3, 32, 48)
+    with torch.no_grad():
+        trained = hold.trainer.training.model.eval()(**clip).saliency_maps
+        written = {name: load_model(str(output / name))(**clip).saliency_maps for name in ("model", "merged")}
+    torch.testing.assert_close(written["model"], trained, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(written["merged"], written["model"], atol=1e-5, rtol=1e-5)
+
+
+def test_another_base_is_not_named_for_adapters_of_a_changed_model(data, tmp_path):
+    names = first_models(data, tmp_path)
+    for change in CHANGED_BASES:
+        content = merged(changed_content(data, names, change), {"lora": {"base_model": "someone/base"}})
+        if change.startswith("model."):
+            with pytest.raises(ValueError, match=rf"someone/base is not .*{change}.* change .*drop lora.base_model"):
+                build_model(make_arguments(content), tmp_path / change)
+        else:
+            build_model(make_arguments(content), tmp_path / change).save(tmp_path / "adapter")
+            assert adapter_base(tmp_path / "adapter") == "someone/base"
+        assert not (tmp_path / change / "base").exists()
+    fresh = tiny_arguments(data, lora={"enabled": True, "base_model": "someone/base"})
+    with pytest.raises(ValueError, match="it starts from fresh weights"):
+        build_model(fresh, tmp_path / "fresh")
+
+
+def test_an_adapter_loads_from_everywhere(data, tmp_path, monkeypatch):
+    first_models(data, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, lora in (("adapter", {}), ("named", {"base_model": "other"})):
+        content = tiny_content(data, lora={"enabled": True, "rank": 2, **lora})
+        training = build_model(make_arguments({**content, "model": {"name_or_path": "one"}}), tmp_path)
+        training.save(tmp_path / name)
+    training.model.save_pretrained("by hand")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name, base in (("adapter", "one"), ("named", "other"), ("by hand", "one")):
+        assert adapter_base(tmp_path / name) == str(tmp_path / base)
+        load_model(str(tmp_path / name))
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+
+
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_training_does_not_start_from_an_adapter(data, tmp_path, is_adapted):
+    build_model(tiny_arguments(data, lora={"enabled": True, "rank": 2}), tmp_path).save(tmp_path / "adapter")
+    content = tiny_content(data, lora={"enabled": is_adapted})
+    for config in ({}, {"output_activation": "relu"}):
+        content["model"] = {"name_or_path": str(tmp_path / "adapter"), "config": config}
+        with pytest.raises(ValueError, match=r"adapter is an adapter: start from the merged model.*lora\.merge=true"):
+            open_model(make_arguments(content))
 
 
 def test_a_run_with_adapters_goes_on(data, tmp_path):
@@ -210,8 +328,11 @@ def test_loading_an_adapter_names_what_is_wrong(tmp_path):
     settings = tmp_path / "adapter" / "adapter_config.json"
     content = json.loads(settings.read_text())
     settings.write_text(json.dumps({**content, "base_model_name_or_path": str(tmp_path / "gone")}))
-    with pytest.raises(ValueError, match="gone"):
+    message = r"gone', which cannot be loaded: set base_model_name_or_path in adapter_config\.json .*no folder"
+    with pytest.raises(ValueError, match=message):
         load_model(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match=message):
+        merge_adapter(tmp_path / "adapter", tmp_path / "merged")
     settings.write_text(json.dumps(content))
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     state = load_file(weights)

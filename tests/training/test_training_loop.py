@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -125,6 +126,33 @@ def test_two_processes_equal_one_with_twice_the_accumulation(data, tmp_path):
     assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
     assert list(two.values()) == pytest.approx(list(one.values()), abs=1e-5)
     assert two[6] != two[1]
+
+
+def validate_with_one_batch(arguments: TrainingArguments, output: Path) -> None:
+    """A run whose validation is one batch; then each process has other statistics, and a batch."""
+    trainer = Trainer(arguments, output)
+    trainer.train()
+    process = trainer.accelerator.process_index
+    for buffer in trainer.training.model.buffers():
+        buffer.add_(process)
+    trainer.validator.batch_size = 2
+    again = trainer.validator.run(trainer.model)
+    record = {"first": trainer.state.scores, "again": again.scores, "frames": again.num_frames}
+    (output / f"process-{process}.json").write_text(json.dumps(record))
+
+
+def test_two_processes_validate_one_batch(data, tmp_path):
+    arguments = tiny_arguments(
+        data,
+        data=with_validation(data),
+        loop={"steps": 1, "batch_size": 4},  # two windows of each of two clips
+        validation={"sample_maps": 1},
+    )
+    in_processes(2, validate_with_one_batch, arguments, tmp_path)
+    records = [json.loads((tmp_path / f"process-{process}.json").read_text()) for process in (0, 1)]
+    assert records[0] == records[1] and records[0]["frames"] == 8
+    assert records[0]["again"] == pytest.approx(records[0]["first"], abs=1e-5)  # by the statistics that are saved
+    assert len(list((tmp_path / "samples").rglob("*.png"))) == 1
 
 
 class StopAt(TrainerCallback):

@@ -120,10 +120,13 @@ class SamplePictures(TrainerCallback):
 
     def on_validation(self, trainer: Trainer, result: ValidationResult) -> None:
         count = trainer.arguments.validation.sample_maps
-        if trainer.accelerator.is_main_process and count and trainer.validator is not None:
+        if not count or trainer.validator is None:
+            return
+        pictures = trainer.validator.sample_pictures(trainer.model, count)  # in all processes
+        if trainer.accelerator.is_main_process:
             folder = trainer.output / SAMPLES / f"step-{trainer.state.step:08d}"
             folder.mkdir(parents=True, exist_ok=True)
-            for name, picture in trainer.validator.sample_pictures(trainer.training.model, count):
+            for name, picture in pictures:
                 file_name = re.sub(r"[^\w.-]+", "_", name)
                 picture.save(folder / f"{file_name}.png")
 

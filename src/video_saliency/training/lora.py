@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from video_saliency.loading import load_model, load_processor, load_record
+from video_saliency.loading import load_config, load_model, load_processor, load_record
 from video_saliency.training.training_arguments import LoraArguments
 from video_saliency.weights_record import RECORD, with_untrained
 
@@ -110,6 +110,7 @@ def add_lora(model: Any, arguments: LoraArguments, *, base: str) -> PeftModel:
     targets = lora_targets(model.config.model_type)
     modules = arguments.targets or targets.modules
     decoder = decoder_modules(model, targets.backbone)
+    base = resolved_base(base)
     model.name_or_path = base
     config = LoraConfig(
         r=arguments.rank,
@@ -151,6 +152,11 @@ def backbone_norms(model: nn.Module) -> list[_BatchNorm]:
     ]
 
 
+def resolved_base(base: str) -> str:
+    """As an adapter names its base: a folder by its absolute path, which is valid wherever the adapter is loaded."""
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
 def save_adapter(model: PeftModel, processor: Any, folder: Path, *, base: str, **options: Any) -> None:
     """Writes adapter, decoder and processor; `AutoModel.from_pretrained` and `pipeline` load the folder.
 
@@ -160,14 +166,14 @@ def save_adapter(model: PeftModel, processor: Any, folder: Path, *, base: str, *
         model: as `add_lora` made it.
         processor: of the model.
         folder: to write to.
-        base: folder or Hub id of the base model, which is loaded first.
+        base: folder or Hub id of the base model, which is loaded first; see `resolved_base`.
         options: of `PeftModel.save_pretrained`.
     """
     model.save_pretrained(str(folder), **options)
     processor.save_pretrained(folder)
     path = folder / "adapter_config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    content["base_model_name_or_path"] = base
+    content["base_model_name_or_path"] = resolved_base(base)
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -187,6 +193,7 @@ def merge_adapter(adapter: str | Path, output: Path, *, base: str | None = None)
     """
     if base is None:
         base = adapter_base(adapter)
+        load_config(str(adapter))  # says what to do about a base that is gone
     model = PeftModel.from_pretrained(load_model(base), str(adapter))
     whole = tuple(f"{name}." for name in model.peft_config["default"].modules_to_save or ())
     merged = model.merge_and_unload()
@@ -214,5 +221,6 @@ __all__ = [
     "adapter_base",
     "decoder_modules",
     "merge_adapter",
+    "resolved_base",
     "save_adapter",
 ]

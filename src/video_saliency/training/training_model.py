@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from video_saliency.conversion import BASE_CONFIG_FIELDS
 from video_saliency.loading import load_config, load_model, load_processor, load_record
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
-from video_saliency.training.lora import add_lora, backbone_norms, plain_name, save_adapter
+from video_saliency.training.lora import add_lora, backbone_norms, plain_name, resolved_base, save_adapter
 from video_saliency.training.training_arguments import ModelArguments, TrainingArguments
 from video_saliency.training.training_checkpoints import whole_folder
 from video_saliency.weights_record import (
@@ -43,6 +44,7 @@ class TrainingModel:
         base: with adapters, the folder or Hub id of the model without.
         record: where the weights are from that it starts with, if that was recorded; it is saved with the model.
         start_licence: what the card of the model that it starts from names.
+        changes: settings that made another model of the one in `name_or_path`, such as `model.weights_from`.
     """
 
     model: Any
@@ -51,6 +53,7 @@ class TrainingModel:
     base: str | None = None
     record: Record | None = None
     start_licence: str | None = None
+    changes: tuple[str, ...] = ()
 
     @property
     def network(self) -> Any:
@@ -123,10 +126,24 @@ def open_model(arguments: TrainingArguments) -> TrainingModel:
     """
     torch.manual_seed(arguments.loop.seed)
     wanted = arguments.model
-    model, processor = _load(wanted) if wanted.name_or_path else _make(wanted)
+    model, processor, fields = _load(wanted) if wanted.name_or_path else (*_make(wanted), [])
     _take_weights(model, wanted)
     _prepare_gfsalnet(model, wanted)
-    return TrainingModel(model, processor, arguments, record=_joined_record(wanted), start_licence=_licence(wanted))
+    sound = getattr(model.config, "audio_spec", None)
+    processor.audio_settings = None if sound is None else sound.to_dict()  # the model may be another one now
+    changes = (*(f"model.config.{name}" for name in fields), *weight_settings(wanted))
+    record, licence = _joined_record(wanted), _licence(wanted)
+    return TrainingModel(model, processor, arguments, record=record, start_licence=licence, changes=changes)
+
+
+def weight_settings(wanted: ModelArguments) -> list[str]:
+    """The settings that put other weights into a model, as a recipe names them."""
+    settings = {
+        "weights_from": bool(wanted.weights_from),
+        "copy_appearance": wanted.copy_appearance,
+        "first_gate": wanted.first_gate is not None,
+    }
+    return [f"model.{name}" for name, is_set in settings.items() if is_set]
 
 
 def adapt_model(training: TrainingModel, output: Path, *, is_main: bool = True, is_new: bool = True) -> None:
@@ -134,22 +151,17 @@ def adapt_model(training: TrainingModel, output: Path, *, is_main: bool = True, 
 
     Args:
         training: as `open_model` made it.
-        output: folder of the run; a fresh model that gets adapters is saved there first, as their base.
+        output: folder of the run; a model that gets adapters is saved there first, as their base, unless it is the
+            one in `name_or_path` unchanged.
         is_main: whether this process writes.
         is_new: whether a base that lies there already is of another run, and is replaced.
 
     Raises:
-        ValueError: for patterns that match nothing.
+        ValueError: for patterns that match nothing, or `lora.base_model` beside what makes another base.
     """
     arguments, wanted = training.arguments, training.arguments.model
     if arguments.lora.enabled:
-        base = wanted.name_or_path
-        if base is None or (wanted.config and arguments.lora.base_model is None):
-            folder = output / BASE_FOLDER
-            base = str(folder.resolve())
-            if is_main and (is_new or not folder.exists()):
-                with whole_folder(folder) as temporary:
-                    training.save(temporary)
+        base = _find_base(training, output / BASE_FOLDER, is_main=is_main, is_new=is_new)
         training.model, training.base = add_lora(training.model, arguments.lora, base=base), base
     _freeze(training)
     for parameter in training.model.parameters():
@@ -162,6 +174,28 @@ def adapt_model(training: TrainingModel, output: Path, *, is_main: bool = True, 
         _checkpoint_activations(training.network)
 
 
+def _find_base(training: TrainingModel, folder: Path, *, is_main: bool, is_new: bool) -> str:
+    """Folder or Hub id of the model that gets adapters; it is written to `folder` if it lies nowhere yet.
+
+    Raises:
+        ValueError: if `lora.base_model` names a model that cannot be this one.
+    """
+    name, named = training.arguments.model.name_or_path, training.arguments.lora.base_model
+    if name is not None and not training.changes:
+        return resolved_base(name)
+    if named is not None:
+        origin = "it starts from fresh weights" if name is None else f"{', '.join(training.changes)} change {name}"
+        raise ValueError(
+            f"lora.base_model: {named} is not what these adapters are trained on, because {origin}: drop "
+            f"lora.base_model, and the run writes their base to {folder}; to have it elsewhere, start another run "
+            "from there, without these settings"
+        )
+    if is_main and (is_new or not folder.exists()):
+        with whole_folder(folder) as temporary:
+            training.save(temporary)
+    return str(folder.resolve())
+
+
 def _checkpoint_activations(network: Any) -> None:
     """Under its new name where transformers has it."""
     enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
@@ -172,31 +206,31 @@ def _make(wanted: ModelArguments) -> tuple[Any, VideoSaliencyProcessor]:
     """A model with fresh weights."""
     if wanted.architecture is None:
         raise ValueError("the recipe names no model: set model.architecture, or model.name_or_path")
-    try:
-        config_class = CONFIG_MAPPING[wanted.architecture]
-    except KeyError as error:
-        raise ValueError(f"model.architecture {wanted.architecture!r} is unknown") from error
-    maker = config_class if wanted.preset is None else getattr(config_class, wanted.preset, None)
-    if maker is None:
-        raise ValueError(f"{config_class.__name__} has no preset {wanted.preset!r}")
-    config = maker(**wanted.config)
+    if wanted.architecture not in CONFIG_MAPPING:
+        raise ValueError(f"model.architecture {wanted.architecture!r} is unknown")
+    config = _named_config(CONFIG_MAPPING[wanted.architecture], wanted)
     _check_fields(config, wanted)
     return AutoModel.from_config(config), VideoSaliencyProcessor(**wanted.processor)
 
 
-def _load(wanted: ModelArguments) -> tuple[Any, VideoSaliencyProcessor]:
-    """A model with the weights of a folder; fields of its config may be changed."""
+def _named_config(config_class: Any, wanted: ModelArguments) -> Any:
+    """The config of a class, or of its preset, with the recipe's fields."""
+    maker = config_class if wanted.preset is None else getattr(config_class, wanted.preset, None)
+    if maker is None:
+        raise ValueError(f"{config_class.__name__} has no preset {wanted.preset!r}")
+    return maker(**wanted.config)
+
+
+def _load(wanted: ModelArguments) -> tuple[Any, VideoSaliencyProcessor, list[str]]:
+    """A model with the weights of a folder; fields of its config may be changed, their names come last."""
     name = str(wanted.name_or_path)
+    before = load_config(name)
+    _check_architecture(before, wanted)
     processor = load_processor(name)
     if wanted.processor:
-        known = {
-            key: getattr(processor, key) for key in ("size", "image_mean", "image_std", "rescale_factor", "resample")
-        }
-        processor = VideoSaliencyProcessor(**{**known, **wanted.processor})
-    if not wanted.config:
-        return load_model(name), processor
-    before = load_config(name)
-    fields = {key: value for key, value in before.to_dict().items() if key not in BASE_CONFIG_FIELDS}
+        own = {key: getattr(processor, key) for key in inspect.signature(VideoSaliencyProcessor).parameters}
+        processor = VideoSaliencyProcessor(**{**own, **wanted.processor})
+    fields = _fields(before)
     try:
         config = AutoConfig.for_model(before.model_type, **{**fields, **wanted.config})
     except ValueError as error:
@@ -206,22 +240,67 @@ def _load(wanted: ModelArguments) -> tuple[Any, VideoSaliencyProcessor]:
             "start from a model that this recipe is for"
         ) from error
     _check_fields(config, wanted)
+    _check_preset(config, wanted)
+    changed = sorted(key for key, value in _fields(config).items() if wanted.config and value != fields.get(key))
+    if not changed:
+        return _load_plain(name), processor, []
     if not wanted.new_layers and not wanted.weights_from:
-        return load_model(name, config=config), processor
+        return _load_plain(name, config=config), processor, changed
     model = AutoModel.from_config(config)
-    state = load_model(name).state_dict()
+    _fill(model, _load_plain(name).state_dict(), wanted)
+    return model, processor, changed
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """What a config of this kind says of its model."""
+    return {key: value for key, value in config.to_dict().items() if key not in BASE_CONFIG_FIELDS}
+
+
+def _load_plain(name: str, **options: Any) -> Any:
+    """A model without adapters: with them it would be saved as an adapter, without the weights trained here."""
+    model = load_model(name, **options)
+    if getattr(model, "peft_config", None):
+        raise ValueError(
+            f"model.name_or_path: {name} is an adapter: start from the merged model, which its run writes with "
+            "lora.merge=true"
+        )
+    return model
+
+
+def _check_architecture(config: Any, wanted: ModelArguments) -> None:
+    if wanted.architecture not in (None, config.model_type):
+        raise ValueError(
+            f"the recipe trains a {wanted.architecture} model (model.architecture), and {wanted.name_or_path} is a "
+            f"{config.model_type} model: start from another one, or take a recipe for that one"
+        )
+
+
+def _check_preset(config: Any, wanted: ModelArguments) -> None:
+    """A loaded model keeps its config: what the preset stands for must be in it. Raises `ValueError`."""
+    if wanted.preset is None:
+        return
+    own, plain, expected = _fields(config), _fields(type(config)()), _fields(_named_config(type(config), wanted))
+    different = [name for name, value in expected.items() if value not in (plain.get(name), own.get(name))]
+    if different:
+        raise ValueError(
+            f"model.preset {wanted.preset!r} is not what {wanted.name_or_path} was made with, which differs in "
+            f"{', '.join(different)}: set model.preset=null to train it as it is, or start from another one"
+        )
+
+
+def _fill(model: Any, state: dict[str, torch.Tensor], wanted: ModelArguments) -> None:
+    """Loads the weights of another config; only those that the recipe explains may be missing."""
     unused = sorted(set(state) - set(model.state_dict()))
     missing = sorted(set(model.state_dict()) - set(state))
     explained = [*wanted.new_layers, *wanted.weights_from]
     unexplained = [key for key in missing if not any(re.fullmatch(pattern, key) for pattern in explained)]
     if unused or unexplained:
         raise ValueError(
-            f"{name} does not fit model.config: {len(unused)} weights are not used ({', '.join(unused[:3])}), "
-            f"{len(unexplained)} are missing ({', '.join(unexplained[:3])}): name new ones in model.new_layers, or "
-            "where they are in model.weights_from"
+            f"{wanted.name_or_path} does not fit model.config: {len(unused)} weights are not used "
+            f"({', '.join(unused[:3])}), {len(unexplained)} are missing ({', '.join(unexplained[:3])}): name new ones "
+            "in model.new_layers, or where they are in model.weights_from"
         )
     model.load_state_dict(state, strict=False)
-    return model, processor
 
 
 def _take_weights(model: Any, wanted: ModelArguments) -> None:
@@ -309,4 +388,4 @@ def _check_modules(training: TrainingModel) -> None:
         raise ValueError(f"model.frozen_batch_norm {frozen!r} matches none of {len(norms)} batch normalisations")
 
 
-__all__ = ["TrainingModel", "adapt_model", "build_model", "open_model"]
+__all__ = ["TrainingModel", "adapt_model", "build_model", "open_model", "weight_settings"]

@@ -24,6 +24,7 @@ from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_card import write_training_card
 from video_saliency.training.training_checkpoints import RunState, whole_folder
 from video_saliency.training.training_loop import MODEL, Trainer
+from video_saliency.training.training_model import weight_settings
 from video_saliency.weights_record import RECORD
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,8 @@ def _check_data(content: dict[str, Any]) -> None:
 def _check_upload(arguments: TrainingArguments, options: RunOptions) -> None:
     """Before hours of training, not after them."""
     base = arguments.lora.base_model or arguments.model.name_or_path
-    is_local = base is None or Path(base).exists() or bool(arguments.model.config and not arguments.lora.base_model)
+    changes = arguments.model.config or weight_settings(arguments.model)
+    is_local = base is None or Path(base).exists() or bool(changes and not arguments.lora.base_model)
     if options.push_to_hub is not None and arguments.lora.enabled and is_local:
         raise ValueError(
             "an adapter on the Hub must name a base model there: upload the base first, then set "

@@ -19,6 +19,7 @@ from video_saliency.metrics import FrameTruth, get_protocol, score_frame
 from video_saliency.metrics.registry import METRICS
 from video_saliency.training.training_arguments import ValidationArguments
 from video_saliency.training.training_batches import SampleKey
+from video_saliency.training.training_checkpoints import is_sharded
 from video_saliency.training.training_data import (
     WindowDataset,
     WindowSettings,
@@ -85,16 +86,20 @@ class Validator:
         self.inputs = InputMaker(training, accelerator.device)
 
     def run(self, model: Any) -> ValidationResult:
-        """Scores of the model as it is now; the same in all processes."""
-        model.eval()
+        """Scores of the model as it is now; the same in all processes, and all must call it.
+
+        Args:
+            model: as Accelerate prepared it.
+        """
+        network = self._evaluated(model)
         rows: list[tuple[int, int, dict[str, float]]] = []
         losses: list[tuple[float, int]] = []
         for keys, batch in self._batches():
             with torch.no_grad(), self.accelerator.autocast():
-                outputs = model(**self.inputs.make(batch))
-            losses.append((float(outputs.loss), len(keys)))
+                outputs = network(**self.inputs.make(batch))
             maps = outputs.saliency_maps.float().cpu().numpy()
-            for key, predicted in zip(keys, maps, strict=True):
+            losses += [(float(outputs.loss), len(keys))] if keys else []
+            for key, predicted in zip(keys, maps[: len(keys)], strict=True):
                 rows += self._score(key, predicted)
         return self._averages(gather_object(rows), gather_object(losses))
 
@@ -111,13 +116,34 @@ class Validator:
                 reason = "it is unknown" if metric is None else f"it needs {metric.needs}: use `score` after training"
                 raise ValueError(f"validation.metrics {name!r} cannot be scored here, {reason}")
 
+    def _evaluated(self, model: Any) -> Any:
+        """What computes the maps, in evaluation mode and with the statistics of the main process, which are saved.
+
+        Not the wrapper of several processes: its forwards wait for each other, and there may be fewer batches than
+        processes. A model that is split over processes has no other forward.
+        """
+        if self.accelerator.num_processes > 1:
+            for buffer in self.training.model.buffers():
+                if buffer.is_floating_point():
+                    torch.distributed.broadcast(buffer, 0)
+        network = model if is_sharded(self.accelerator) else self.training.model
+        network.eval()  # returns nothing with DeepSpeed
+        return network
+
     def _batches(self) -> Iterator[tuple[list[SampleKey], dict[str, Any]]]:
-        """Batches of this process: every n-th."""
+        """Batches of this process: every n-th.
+
+        Of a model that is split, all processes must compute equally often: who has no batch left takes the first one,
+        without keys, because it is another process's.
+        """
         process, count = self.accelerator.process_index, self.accelerator.num_processes
         starts = range(0, len(self.dataset), self.batch_size)
-        for start in starts[process::count]:
+        own = [(start, True) for start in starts[process::count]]
+        if is_sharded(self.accelerator):
+            own += [(0, False)] * (math.ceil(len(starts) / count) - len(own))
+        for start, is_counted in own:
             keys = [SampleKey(0, number) for number in range(start, min(start + self.batch_size, len(self.dataset)))]
-            yield keys, collate_windows([self.dataset[key] for key in keys])
+            yield keys if is_counted else [], collate_windows([self.dataset[key] for key in keys])
 
     def _score(self, key: SampleKey, predicted: np.ndarray) -> Iterator[tuple[int, int, dict[str, float]]]:
         """The item's position, the frame and its scores, for each described frame; a repeated one counts once.
@@ -162,14 +188,21 @@ class Validator:
         return ValidationResult(averages, len(rows), len(clips))
 
     def sample_pictures(self, model: Any, count: int) -> list[tuple[str, Image.Image]]:
-        """Name and picture of some windows: the described frame, people's density and the prediction in a row."""
-        model.eval()
+        """Name and picture of some windows: the described frame, people's density and the prediction in a row.
+
+        All processes must call it: a model that is split over them computes in all of them.
+
+        Args:
+            model: as Accelerate prepared it.
+            count: of windows.
+        """
+        network = self._evaluated(model)
         pictures = []
         numbers = [index * len(self.dataset) // count for index in range(min(count, len(self.dataset)))]
         for number in numbers:
             sample = self.dataset[SampleKey(0, number)]
             with torch.no_grad(), self.accelerator.autocast():
-                outputs = model(**self.inputs.make(collate_windows([sample])))
+                outputs = network(**self.inputs.make(collate_windows([sample])))
             _, place = self.dataset.place(SampleKey(0, number))
             middle = len(place.described) // 2
             frame = sample["frames"][place.described[middle]].permute(1, 2, 0).numpy()
