@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "video_saliency"
 # from the lowest layer to the highest; a module may import from its own layer's own package and from lower layers
 LAYERS = [
     ["version", "defaults", "modeling_outputs", "windows", "losses", "optical_flow", "background", "atomic_files"],
-    ["audio_windows"],
+    ["audio_windows", "placement"],
     ["saliency_config"],
     ["backbones", "checkpoints", "sharded_weights"],
     ["models"],

@@ -395,6 +395,17 @@ def test_parts_that_wait_on_disk_give_the_same_maps(dtype: str, tmp_path: Path) 
     )
     whole = ViSAGEForVideoSaliency.from_pretrained(tmp_path / "model", dtype=dtype)
     assert torch.equal(maps_of(offloaded, FRAMES), maps_of(whole, FRAMES))
+    whole.save_expert_adapter("first", tmp_path / "adapter")
+    changes: list[Any] = [
+        lambda: offloaded.save_expert_adapter("first", tmp_path / "other"),
+        lambda: offloaded.load_expert_adapter("first", tmp_path / "adapter"),
+        lambda: (offloaded.keep_experts(["second"]), offloaded.merge_adapter()),
+    ]
+    for change in changes:
+        with pytest.raises(ValueError, match="wait on disk or in memory .* load the model without device_map"):
+            change()
+    assert not (tmp_path / "other").exists()
+    assert torch.equal(maps_of(offloaded, FRAMES), maps_of(whole, FRAMES)[:, :, 1:])
 
 
 def test_fusion_weights_follow_the_experts_that_are_kept() -> None:

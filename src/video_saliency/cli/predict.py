@@ -205,7 +205,7 @@ def run_settings(predictor: VideoSaliencyPredictor, options: Options) -> dict[st
     settings = {
         "model": options.model if options.model != DEFAULT_MODEL else "embedded default",
         "config, processor and weights": content.hexdigest()[:16],
-        "device": predictor.model.device.type,
+        "device": predictor.device.type,
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "batch_size": predictor.batch_size,

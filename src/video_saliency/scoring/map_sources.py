@@ -121,7 +121,7 @@ class ModelMaps(MapSource):
         self.settings = {
             "predictions": name,
             "config, processor and weights": weights_digest(predictor),
-            "device": predictor.model.device.type,
+            "device": predictor.device.type,
             "dtype": str(predictor.model.dtype).removeprefix("torch."),
             "batch_size": predictor.batch_size,
         }

@@ -345,10 +345,11 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             lora: `r`, `alpha`, `dropout` and `targets`, see the config. Default: the released values.
 
         Raises:
-            ValueError: for an unknown expert or setting, or an expert with an adapter.
+            ValueError: for an unknown expert or setting, an expert with an adapter, or weights that wait on disk.
         """
         if self.config.expert(expert)["lora"] is not None:
             raise ValueError(f"expert {expert!r} has an adapter already")
+        self._check_at_hand("added")
         experts = self._experts_with(expert, lora)
         add_adapter(self.backbone, expert, next(entry["lora"] for entry in experts if entry["name"] == expert))
         self.config.experts = experts
@@ -380,7 +381,7 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
 
         Raises:
             ValueError: for a model with several experts, whose adapters cannot be in one set of weights, one without
-                an adapter, or half precision.
+                an adapter, half precision, or weights that wait on disk.
         """
         if len(self.config.experts) != 1:
             raise ValueError(
@@ -390,6 +391,7 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         (entry,) = self.config.experts
         if entry["lora"] is None:
             raise ValueError(f"expert {entry['name']!r} has no adapter to merge")
+        self._check_at_hand("merged")
         merge_adapter(self.backbone, entry["name"])
         entry["lora"] = None
 
@@ -399,11 +401,12 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         `PeftModel.from_pretrained` puts it on this model without adapters; `load_expert_adapter` on an expert.
 
         Raises:
-            ValueError: for an expert that is not there or has no adapter.
+            ValueError: for an expert that is not there or has no adapter, or weights that wait on disk.
         """
         lora = self.config.expert(expert)["lora"]
         if lora is None:
             raise ValueError(f"expert {expert!r} has no adapter to save")
+        self._check_at_hand("saved")
         Path(folder).mkdir(parents=True, exist_ok=True)
         load_peft().LoraConfig(
             r=lora["r"],
@@ -425,10 +428,11 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         the expert as well: it is read, too. So experts that were trained alone become one model.
 
         Raises:
-            ValueError: if the folder holds no adapter, one for other layers, or another expert; the model then is as
-                it was.
+            ValueError: if the folder holds no adapter, one for other layers, or another expert, or for a model whose
+                weights wait on disk; the model then is as it was.
         """
         before = self.config.expert(expert)["lora"]
+        self._check_at_hand("loaded")
         lora, tensors, decoder = self._read_adapter(expert, folder)
         experts = self._experts_with(expert, lora)
         expected = adapter_shapes(self.backbone, lora, BACKBONE_PREFIX)
@@ -447,6 +451,14 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             value.copy_(tensors[name])
         if decoder:
             self.experts[expert].load_state_dict(decoder)
+
+    def _check_at_hand(self, done: str) -> None:
+        """Raises `ValueError` where weights of the backbone wait on disk or in memory for their turn."""
+        if any(value.is_meta for value in self.backbone.parameters()):
+            raise ValueError(
+                f"adapters of weights that wait on disk or in memory cannot be {done}: load the model without "
+                "device_map first"
+            )
 
     def _read_adapter(
         self, expert: str, folder: str | Path
