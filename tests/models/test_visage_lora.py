@@ -408,6 +408,22 @@ def test_parts_that_wait_on_disk_give_the_same_maps(dtype: str, tmp_path: Path) 
     assert torch.equal(maps_of(offloaded, FRAMES), maps_of(whole, FRAMES)[:, :, 1:])
 
 
+def test_adapters_join_the_mode_of_the_model(tmp_path: Path) -> None:
+    """In a model that is evaluated nothing is dropped."""
+    lora = {**LORA, "dropout": 0.5}
+    experts = [{"name": "first", "type": "modulated", "options": SMALL, "lora": lora}]
+    tiny_model(experts=experts).save_expert_adapter("first", tmp_path)
+    model = tiny_model(experts=[{**experts[0], "lora": None}])
+    model.load_expert_adapter("first", tmp_path)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(maps_of(model, FRAMES), maps_of(model, FRAMES))
+    model.train()
+    assert not torch.equal(maps_of(model, FRAMES), maps_of(model, FRAMES))
+    model = tiny_model(experts=[{**experts[0], "lora": None}]).train()
+    model.add_expert_adapter("first", **lora)
+    assert all(module.training for module in model.modules())
+
+
 def test_fusion_weights_follow_the_experts_that_are_kept() -> None:
     model = tiny_model(fusion_weights=[0.2, 0.8])
     model.keep_experts(["second"])

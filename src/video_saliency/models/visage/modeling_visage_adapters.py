@@ -107,6 +107,7 @@ def add_adapter(backbone: nn.Module, name: str, lora: Mapping[str, Any]) -> None
     for parameter in trained:  # PEFT freezes all that is no adapter; here the model decides
         parameter.requires_grad_(True)
     for _, layer in adapted_layers(backbone):
+        layer.train(backbone.training)  # PEFT's new modules are in training mode, whatever the model's is
         for part in PARTS:
             if name in getattr(layer, part):
                 module = getattr(layer, part)[name]
