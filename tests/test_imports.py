@@ -24,7 +24,7 @@ LAYERS = [
     ["audio_io"],
     ["video_writing"],
     ["video_io"],
-    ["sources", "loading", "flow_stream", "sound_stream", "conversion"],
+    ["sources", "loading", "model_digest", "flow_stream", "sound_stream", "conversion"],
     ["predictor", "data", "reports", "visualization"],
     ["pipeline_video_saliency", "baselines"],
     ["scoring"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from video_saliency.cli.outputs import (
 )
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_model, load_processor
+from video_saliency.model_digest import model_digest
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.processing_video_saliency import PUBLISHED
 from video_saliency.sound_stream import choose_audio_mode
@@ -196,15 +196,9 @@ def _write_frames(
 
 def run_settings(predictor: VideoSaliencyPredictor, options: Options) -> dict[str, Any]:
     """All but the clip that decides about the bytes of the outputs, for `--resume`."""
-    content = hashlib.sha256()
-    for part in (predictor.model.config.to_json_string(), predictor.processor.to_json_string()):
-        content.update(part.encode())
-    for name, tensor in predictor.model.state_dict().items():
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().float().numpy().tobytes())
     settings = {
         "model": options.model if options.model != DEFAULT_MODEL else "embedded default",
-        "config, processor and weights": content.hexdigest()[:16],
+        "config, processor and weights": model_digest(predictor.model, predictor.processor),
         "device": predictor.device.type,
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
