@@ -135,8 +135,9 @@ def predict_clip(
     if out.is_complete:
         tell(f"{clip}: already done, see {folder}")
         return _tell_break(out)
+    quantize = predictor.processor.published_quantize if options.normalize == PUBLISHED else "round"
     for kind in options.save:
-        out.outputs[kind] = _make_output(kind, clip, info, out, options)
+        out.outputs[kind] = _make_output(kind, clip, info, out, options, quantize)
     if not out.is_predicted:
         _write_frames(predictor, clip, info, out, options)
     files = out.finish()
@@ -253,7 +254,7 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
-def _make_output(kind: str, clip: str, info: VideoInfo, out: OutputFolder, options: Options) -> Any:
+def _make_output(kind: str, clip: str, info: VideoInfo, out: OutputFolder, options: Options, quantize: str) -> Any:
     if kind == "overlay":
         return OverlayOutput(out.work, clip, info)
     if kind == "csv":
@@ -262,7 +263,7 @@ def _make_output(kind: str, clip: str, info: VideoInfo, out: OutputFolder, optio
         return SoundOutput(out.work)
     if kind == "sheet":
         return SheetOutput(out.work, Path(clip).name, out.frames_done)
-    return FolderOutput(out.work, kind, options.map_size)
+    return FolderOutput(out.work, kind, options.map_size, quantize)
 
 
 def _parse_save(save: str) -> tuple[str, ...]:
