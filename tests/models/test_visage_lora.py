@@ -424,10 +424,28 @@ def test_adapters_join_the_mode_of_the_model(tmp_path: Path) -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_fusion_weights_follow_the_experts_that_are_kept() -> None:
-    model = tiny_model(fusion_weights=[0.2, 0.8])
-    model.keep_experts(["second"])
-    assert model.config.fusion_weights == [0.8] and list(model.experts) == ["second"]
+@pytest.mark.parametrize(
+    ("weights", "kept", "expected"),
+    [
+        ([0.2, 0.5, 0.3], ["third", "first"], [0.3, 0.2]),
+        ([0.2, 0.8, 0.0], ["second"], None),  # one alone needs no weight
+        ([1.0, 0.0, 0.0], ["second"], None),
+        ([1.0, 0.0, 0.0], ["second", "third"], None),  # nothing is known of their weights but that they are equal
+        (None, ["second", "third"], None),
+    ],
+)
+def test_fusion_weights_follow_the_experts_that_are_kept(
+    weights: list[float] | None, kept: list[str], expected: list[float] | None, tmp_path: Path
+) -> None:
+    kinds = {"first": "modulated", "second": "multiscale", "third": "multiscale"}
+    experts = [{"name": name, "type": kind, "options": SMALL, "lora": LORA} for name, kind in kinds.items()]
+    model = tiny_model(experts=experts, fusion_weights=weights, active_experts=["first"])
+    model.keep_experts(kept)
+    assert model.config.fusion_weights == expected and model.config.active_experts is None
+    assert model.config.expert_names == kept and set(model.experts) == set(kept)
+    model.save_pretrained(tmp_path)
+    loaded = ViSAGEForVideoSaliency.from_pretrained(tmp_path).eval()
+    assert torch.equal(maps_of(loaded, FRAMES), maps_of(model, FRAMES))
 
 
 def test_export_keeps_each_adapter() -> None:

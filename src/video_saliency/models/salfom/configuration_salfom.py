@@ -23,9 +23,12 @@ class SalFoMConfig(SaliencyConfig):
     default betas, no weight decay and no schedule, batches of one clip, early stopping on the validation CC (the paper
     gives no patience). `examples/recipes/salfom.yaml` has it in full.
 
-    Of the variants in the paper's Table 3, Video Swin-S is not here: nobody says at which of its stages the decoder
-    reads and how wide it then is, transformers has no implementation, and of the eight it is the one with the lowest
-    scores. The other seven are fields: encoder size and `num_frames`, and `branches`.
+    Of the ten rows of the paper's Table 3, nine are fields: the whole model, UMT-L and UMT-B with 8 frames
+    (`num_frames`, [`SalFoMConfig.umt_base`]) and six sets of `branches`; `examples/ablations/salfom.yaml` has them.
+    The row with Video Swin-S as the encoder, lowest in CC, NSS and SIM, is not offered: nobody says at which of its
+    stages the decoder reads and how wide it then is. transformers has no Video Swin. torchvision has one, `swin3d_s`,
+    but this package does not require torchvision and its tests run without it, and the forward there gives classes,
+    not the features that a decoder needs.
 
     Args:
         encoder_dim, encoder_depth, encoder_heads, encoder_mlp_ratio: of the UMT encoder. Default: UMT-L; UMT-B has

@@ -357,22 +357,26 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
     def keep_experts(self, names: Sequence[str]) -> None:
         """Takes all other experts away, with their adapters.
 
+        Those that are kept keep their weights in the fusion, unless these are all 0: then they count equally.
+
         Raises:
             ValueError: for an unknown name, or none.
         """
         if not names:
             raise ValueError(f"name an expert to keep, some of {', '.join(self.config.expert_names)}")
         kept = [self.config.expert(name) for name in dict.fromkeys(names)]
-        weights = dict(zip(self.config.expert_names, self._weights(), strict=True))
+        shares = dict(zip(self.config.expert_names, self._weights(), strict=True))
+        given = [shares[entry["name"]] for entry in kept]
+        weights = given if self.config.fusion_weights is not None and len(kept) > 1 and any(given) else None
+        # checked before anything is taken away
+        config = self._changed_config(experts=kept, active_experts=None, fusion_weights=weights)
         for entry in self.config.experts:
-            if entry not in kept:
+            if entry["name"] not in config.expert_names:
                 del self.experts[entry["name"]]
                 if entry["lora"] is not None:
                     remove_adapter(self.backbone, entry["name"])
-        self.config.experts = kept
-        self.config.active_experts = None
-        if self.config.fusion_weights is not None:
-            self.config.fusion_weights = [weights[entry["name"]] for entry in kept]
+        for field in ("experts", "active_experts", "fusion_weights"):
+            setattr(self.config, field, getattr(config, field))
 
     def merge_adapter(self) -> None:
         """Adds the adapter of the only expert to the backbone's weights, in float32.
@@ -514,7 +518,11 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
     def _experts_with(self, expert: str, lora: dict[str, Any]) -> list[dict[str, Any]]:
         """The config's experts with these settings of an adapter, checked and complete."""
         entries = [{**entry, "lora": lora} if entry["name"] == expert else entry for entry in self.config.experts]
-        return type(self.config)(**{**self.config.to_dict(), "experts": entries}).experts
+        return self._changed_config(experts=entries).experts
+
+    def _changed_config(self, **fields: Any) -> Any:
+        """A copy of the config with other fields, checked and complete."""
+        return type(self.config)(**{**self.config.to_dict(), **fields})
 
     def _passes(self) -> dict[str | None, list[str]]:
         """The running experts by the adapter that the backbone has for them; those without share a pass."""
