@@ -454,3 +454,12 @@ def test_export_keeps_each_adapter() -> None:
     other = torch.randn(FRAMES.shape)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(pixel_values_videos=other).expert_maps, maps_of(model, other))
+
+
+def test_passes_with_all_adapters_are_one_graph() -> None:
+    model = tiny_model()
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for frames in (FRAMES, torch.randn(FRAMES.shape)):  # the second one begins with the adapter that ran last
+        torch.testing.assert_close(maps_of(compiled, frames), maps_of(model, frames))
+    torch.compiler.reset()
