@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from video_saliency.saliency_config import SaliencyConfig
 
+COUNTS = ("encoder_dim", "encoder_depth", "tcfe_depth", "tcfe_heads")
 BRANCHES = ("sfd", "tcfe", "dfd")  # in the order in which the fusion stacks them
 
 
@@ -114,10 +115,13 @@ class SalFoMConfig(SaliencyConfig):
             ("tcfe_layers", self.tcfe_layers),
             ("dfd_layers", [layer for stage in self.dfd_layers for layer in stage]),
             ("sfd_layers", [layer for stage in self.sfd_layers for layer in stage]),
-            ("tcfe_heads", [[self.tcfe_heads]]),
+            ("fusion_channels", [self.fusion_channels]),
+            *((name, [[getattr(self, name)]]) for name in COUNTS),
         ):
             if any(value < 1 for layer in layers for value in layer):
                 raise ValueError(f"{name} must hold numbers of at least 1, got {getattr(self, name)}")
+        if not self.encoder_mlp_ratio > 0:
+            raise ValueError(f"encoder_mlp_ratio must be above 0, got {self.encoder_mlp_ratio}")
         if not 0 <= self.tcfe_drop_path < 1:
             raise ValueError(
                 f"tcfe_drop_path must be at least 0 and below 1, as the last block would never be kept; got "

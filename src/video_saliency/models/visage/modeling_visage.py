@@ -573,7 +573,7 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         auxiliary: bool,
     ) -> Any:
         expert: ViSAGEExpert = self.experts[name]  # type: ignore[assignment]
-        dtype = next(expert.parameters()).dtype
+        dtype = next((value.dtype for value in expert.parameters()), torch.float32)
         layers = self.config.expert(name)["layers"]
         return expert(
             [features[layer][0].to(dtype) for layer in layers],
