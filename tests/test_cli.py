@@ -298,6 +298,23 @@ def test_source_that_changed_is_not_gone_on_with(tmp_path, model, monkeypatch):
     assert "other settings (source)" in text
 
 
+def test_weights_that_changed_are_not_gone_on_with(tmp_path, model, monkeypatch):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=12)
+    copy = shutil.copytree(model, tmp_path / "model")
+    options = ("--model", copy, "--save", "csv", "--segment-frames", 5)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(outputs, "_write_json", die_at(2, outputs._write_json))
+        app(["predict", str(clip), "--output", str(tmp_path / "out"), *map(str, options)], standalone_mode=False)
+    weights = load_file(copy / "model.safetensors")
+    name = list(weights)[-1]
+    save_file({**weights, name: weights[name] + 0.01}, copy / "model.safetensors", {"format": "pt"})
+    code, text = call("predict", clip, "--output", tmp_path / "out", *options, "--resume")
+    assert code == 2
+    assert "other settings (config, processor and weights)" in text.replace("\n", " ")
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    assert call("predict", clip, "--output", tmp_path / "out", *options, "--resume")[0] == 0
+
+
 def test_resume_makes_missing_files_again_and_leaves_foreign_ones(tmp_path, model):
     clip = make_clip(tmp_path / "clip.mp4", num_frames=4)
     options = ("--output", tmp_path / "out", "--model", model, "--save", "csv,sheet", "--resume")

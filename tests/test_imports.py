@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "video_saliency"
 # from the lowest layer to the highest; a module may import from its own layer's own package and from lower layers
 LAYERS = [
     ["version", "defaults", "modeling_outputs", "windows", "losses", "optical_flow", "background", "atomic_files"],
-    ["audio_windows"],
+    ["audio_windows", "placement"],
     ["saliency_config"],
     ["backbones", "checkpoints", "sharded_weights", "weights_record"],
     ["models"],
@@ -24,7 +24,7 @@ LAYERS = [
     ["audio_io"],
     ["video_writing"],
     ["video_io"],
-    ["sources", "loading", "flow_stream", "sound_stream", "conversion"],
+    ["sources", "loading", "model_digest", "flow_stream", "sound_stream", "conversion"],
     ["predictor", "data", "reports", "visualization"],
     ["pipeline_video_saliency", "baselines"],
     ["scoring"],

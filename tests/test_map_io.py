@@ -141,6 +141,9 @@ def test_reading_a_folder_without_shards_says_so(tmp_path):
         ([0.0, 0.0, 0.0], "round", [0, 0, 0]),
         ([7.0, 7.0, 7.0], "truncate", [255, 255, 255]),
         ([0.0, 1e-30, 2e-30], "truncate", [0, 127, 255]),
+        ([0.0, 0.5, 1.0], "raise", [0, 128, 255]),
+        ([0.01, 100.1 / 255, 1.0], "raise", [3, 101, 255]),
+        ([0.0, 0.0, 0.0], "raise", [0, 0, 0]),
     ],
 )
 def test_map_to_uint8(values, quantize, expected):

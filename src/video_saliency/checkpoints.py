@@ -104,6 +104,7 @@ class Converter:
         processor_settings: from the config to the arguments of the model's `VideoSaliencyProcessor`.
         resolve: for names that depend on the config: from a converted name below its place in the model, and all names
             of the model, to that of the model. Default: they are the same.
+        required: sources without which the others are of no use.
     """
 
     model_class: type[PreTrainedModel]
@@ -111,6 +112,7 @@ class Converter:
     make_config: Callable[[dict[str, Any] | None, Mapping[str, StateDict]], PreTrainedConfig]
     processor_settings: Callable[[Any], dict[str, Any]]
     resolve: Callable[[str, Container[str]], str] = lambda name, names: name
+    required: tuple[str, ...] = ()
 
 
 @dataclass

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Container, Mapping, Sized
+from collections.abc import Collection, Container, Mapping, Sized
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,17 +89,16 @@ def convert_checkpoint(
         seed: for what no file fills.
 
     Raises:
-        ValueError: for unknown sources, files that are none, weights that do not fit (every missing, unused and
-            misshapen name is listed), or an output folder with files in it.
+        ValueError: for unknown or missing sources, files that are none, weights that do not fit (every missing,
+            unused and misshapen name is listed), or an output folder with files in it.
         OSError: if a file cannot be read or the folder not be written.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is not empty: name a new folder, so that nothing of an older run stays behind")
     fields = None if config_file is None else _read_config_fields(converter, Path(config_file))
+    _check_sources(converter, files)
     given = {name: _read_source(converter, name, file) for name, file in files.items()}
-    if not given:
-        raise ValueError(f"no source: give at least one of {', '.join(f'{name}=FILE' for name in converter.sources)}")
     config = converter.make_config(fields, {name: entry.tensors for name, entry in given.items()})
     state, expected = _fit_all(converter, given, config)
 
@@ -138,9 +137,22 @@ def _read_config_fields(converter: Converter, path: Path) -> dict[str, Any]:
     return fields
 
 
+def _check_sources(converter: Converter, names: Collection[str]) -> None:
+    """Raises `ValueError` for sources that there are not, and without those that there must be."""
+    for name in names:
+        if name not in converter.sources:
+            raise ValueError(f"unknown source {name!r}: use one of {', '.join(converter.sources)}")
+    if not names:
+        raise ValueError(f"no source: give at least one of {', '.join(f'{name}=FILE' for name in converter.sources)}")
+    for name in converter.required:
+        if name not in names:
+            raise ValueError(
+                f"without the source {name} ({converter.sources[name].title}) the model would hold random weights, "
+                f"with which the rest is of no use: add {name}=FILE"
+            )
+
+
 def _read_source(converter: Converter, name: str, file: str | os.PathLike[str]) -> _Given:
-    if name not in converter.sources:
-        raise ValueError(f"unknown source {name!r}: use one of {', '.join(converter.sources)}")
     source = converter.sources[name]
     checkpoint = read_checkpoint(file, safe_classes=source.safe_classes)
     kept, others = take_part(checkpoint.tensors, source.part)

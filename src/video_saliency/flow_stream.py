@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from video_saliency.placement import input_device
+
 
 class SmallFrame(Protocol):
     """What is read and written of a frame: its number, `(3, h, w)` uint8 pixels, and its normalised flow image."""
@@ -79,13 +81,14 @@ def add_flow(
 
 
 def _encode(model: Any, frames: list[FrameT]) -> Features:
-    pixels = torch.stack([_pixels(frame) for frame in frames]).to(model.device)  # 8-bit values travel, not floats
+    # 8-bit values travel, not floats
+    pixels = torch.stack([_pixels(frame) for frame in frames]).to(input_device(model))
     encoded: Features = model.encode_for_flow(pixels.float() / 255)
     return encoded
 
 
 def _zero_flow(model: Any, frame: SmallFrame) -> torch.Tensor:
-    image: torch.Tensor = model.zero_flow_values(_pixels(frame).to(model.device, model.dtype))
+    image: torch.Tensor = model.zero_flow_values(_pixels(frame).to(input_device(model), model.dtype))
     return image
 
 

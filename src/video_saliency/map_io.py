@@ -20,6 +20,7 @@ MAX_SHARD_BYTES = 16 * 2**20  # what waits in memory, and small enough to load w
 SHARD_OVERHEAD_BYTES = 4096  # more than the zip and npy headers of three arrays
 BYTES_PER_FRAME = 16  # frame_index and time_s
 SHARD_NAME = re.compile(r"maps-\d{8,}\.npz")
+Quantization = Literal["round", "truncate", "raise"]
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # fixed, so that equal maps give equal bytes
 
 
@@ -120,7 +121,8 @@ class MapPngWriter:
         pattern: file name with one `%d` for the frame's number, as data sets and challenges expect it.
         first_number: number of frame 0.
         quantize: `"round"`: to the nearest grey value; `"truncate"`: the fraction is cut off, as challenge code that
-            casts to uint8 does.
+            casts to uint8 does; `"raise"`: half a grey value is added before rounding, as the script that SalFoM's
+            authors name does, so that about half of the pixels are a level above the nearest one.
         scale: `"maximum"`: a map is divided by its maximum, which becomes 255; an all-zero map stays zero. `"unit"`:
             the map lies in 0..1 and 1 becomes 255, as in the NTIRE challenge.
 
@@ -135,15 +137,15 @@ class MapPngWriter:
         pattern: str = "eyeMap_%05d.png",
         *,
         first_number: int = 1,
-        quantize: Literal["round", "truncate"] = "round",
+        quantize: Quantization = "round",
         scale: Literal["maximum", "unit"] = "maximum",
     ) -> None:
         if not re.fullmatch(r"[^%/\\]*%0?\d*d[^%/\\]*\.png", pattern):
             raise ValueError(
                 f"pattern must be a .png name with one number, such as 'eyeMap_%05d.png', got {pattern!r}"
             )
-        if quantize not in ("round", "truncate"):
-            raise ValueError(f"quantize must be 'round' or 'truncate', got {quantize!r}")
+        if quantize not in ("round", "truncate", "raise"):
+            raise ValueError(f"quantize must be 'round', 'truncate' or 'raise', got {quantize!r}")
         if scale not in ("maximum", "unit"):
             raise ValueError(f"scale must be 'maximum' or 'unit', got {scale!r}")
         self.folder, self.pattern, self.first_number = Path(folder), pattern, first_number
@@ -160,7 +162,7 @@ class MapPngWriter:
 def map_to_uint8(
     saliency_map: np.ndarray,
     *,
-    quantize: Literal["round", "truncate"] = "round",
+    quantize: Quantization = "round",
     scale: Literal["maximum", "unit"] = "maximum",
 ) -> np.ndarray:
     """The `(height, width)` map as uint8; see `MapPngWriter`."""
@@ -178,4 +180,6 @@ def map_to_uint8(
     if scale == "maximum" and maximum > 0:
         values = values / maximum
     scaled = values * np.float32(255)
-    return (np.rint(scaled) if quantize == "round" else scaled).astype(np.uint8)
+    if quantize == "raise":
+        scaled = np.minimum(scaled + np.float32(0.5), 255)
+    return (scaled if quantize == "truncate" else np.rint(scaled)).astype(np.uint8)

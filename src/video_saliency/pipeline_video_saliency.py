@@ -13,9 +13,10 @@ from typing import Any, overload
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Pipeline
+from transformers import Pipeline, PreTrainedModel
 
 from video_saliency.loading import warn_if_untrained
+from video_saliency.placement import input_device, is_dispatched
 from video_saliency.predictor import SaliencyFrame, VideoSaliencyPredictor
 from video_saliency.sources import open_source
 from video_saliency.video_io import TruncatedVideoError
@@ -64,8 +65,15 @@ class VideoSaliencyPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        places = getattr(model, "hf_device_map", None)
+        if places is not None:  # the base class takes the device of the first part, which may be the disk
+            model.hf_device_map = {"": input_device(model)}
+        try:
+            super().__init__(model, *args, **kwargs)
+        finally:
+            if places is not None:
+                model.hf_device_map = places
         name = getattr(self.model, "name_or_path", "")
         if name and not getattr(self.model, "_hf_peft_config_loaded", False):  # an adapter trains what its base left
             warn_if_untrained(name)
@@ -141,7 +149,8 @@ class VideoSaliencyPipeline(Pipeline):
         return self._predictor(self._batch_size if batch_size is None else batch_size).stream(video, **options)
 
     def _predictor(self, batch_size: int | None) -> VideoSaliencyPredictor:
-        return VideoSaliencyPredictor(self.model, self.processor, device=self.device, batch_size=batch_size)
+        device = None if is_dispatched(self.model) else self.device
+        return VideoSaliencyPredictor(self.model, self.processor, device=device, batch_size=batch_size)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         unknown = sorted(set(kwargs) - FORWARD_PARAMETERS)

@@ -26,6 +26,7 @@ from video_saliency.background import prefetch
 from video_saliency.flow_stream import add_flow
 from video_saliency.loading import load_model, load_processor
 from video_saliency.modeling_outputs import VideoSaliencyOutput
+from video_saliency.placement import check_placement, input_device, is_dispatched
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor, post_process_maps
 from video_saliency.sound_stream import SoundStream, choose_audio_mode
 from video_saliency.sources import Frame, Source, open_source
@@ -129,15 +130,16 @@ class VideoSaliencyPredictor:
     Args:
         model: a model of this package, or one whose config has a `window_spec` and whose output has `saliency_maps`.
         processor: its `VideoSaliencyProcessor`.
-        device: where the model runs. Default: where it is.
+        device: where the model runs. Default: where it is. A model that was loaded with a `device_map` over several
+            devices, or with parts on disk, stays where it is.
         dtype: precision of the model's weights and inputs; maps are float32 always. Default: as loaded.
         batch_size: windows in one forward. Default: as many as hold 8 frames.
         max_kept_bytes: source frames that wait for their maps may take this much memory; beyond it they are dropped
             and decoded a second time when they are due.
 
     Raises:
-        ValueError: for a model without a window, a batch size below 1, or a processor that was saved for other sound
-            than the model takes.
+        ValueError: for a model without a window, a batch size below 1, a processor that was saved for other sound
+            than the model takes, or another device or dtype for a model with a `device_map`.
     """
 
     def __init__(
@@ -158,7 +160,11 @@ class VideoSaliencyPredictor:
             )
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.model = model.to(device=device or model.device, dtype=dtype).eval()
+        if is_dispatched(model):
+            check_placement(model, device, dtype)
+        else:
+            model = model.to(device=device or model.device, dtype=dtype)
+        self.model = model.eval()
         self.processor = processor
         self.spec = spec
         self.audio_spec: AudioSpec | None = getattr(model.config, "audio_spec", None)
@@ -245,6 +251,11 @@ class VideoSaliencyPredictor:
                 progress(done, source.num_frames)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs."""
+        return input_device(self.model)
+
+    @property
     def computes_flow(self) -> bool:
         """Whether the model has a flow backend, so that each frame gets a flow image before it is predicted."""
         return getattr(self.model, "flow", None) is not None
@@ -257,7 +268,7 @@ class VideoSaliencyPredictor:
     @torch.inference_mode()
     def embed_frame(self, pixels: torch.Tensor) -> torch.Tensor:
         """The model's embedding of one uint8 frame `(3, h, w)` at model size."""
-        frame = self.processor.normalize_frames(pixels, device=self.model.device, dtype=self.model.dtype)
+        frame = self.processor.normalize_frames(pixels, device=self.device, dtype=self.model.dtype)
         embedded: torch.Tensor = self.model.embed_frames(frame[None])[0]
         return embedded
 
@@ -285,7 +296,7 @@ class VideoSaliencyPredictor:
         Raises:
             ValueError: if the model gives out no map of such a name.
         """
-        device, dtype = self.model.device, self.model.dtype
+        device, dtype = self.device, self.model.dtype
         if frame_embeddings is not None:
             inputs = {"frame_embeddings": frame_embeddings}
         else:

@@ -28,6 +28,7 @@ IMAGENET_STD = [0.229, 0.224, 0.225]
 NORMALIZATIONS = ("frame", "minmax", "sum", None)
 PUBLISHED = "published"  # in the place of a normalisation: all of what the model's authors do to its maps
 MAP_OPTIONS = ("smoothing", "antialias", "normalize")
+PICTURE_OPTIONS = ("quantize",)  # of published maps only: what becomes of them in 8-bit pictures
 
 
 def post_process_maps(
@@ -107,7 +108,8 @@ class VideoSaliencyProcessor(ProcessorMixin):
         resample: `"bilinear"` or `"bicubic"`; both with antialias, rounded to 8 bit as Pillow does.
         audio_settings: fields of an `AudioSpec`, for models that listen; `{}` takes the defaults. Default: no sound.
         published_maps: what the model's authors do to its maps before they measure or save them, as options of
-            `post_process_maps`; asked for with `normalize="published"`. Default: nothing is known of it.
+            `post_process_maps`, and `quantize` of `map_io.MapPngWriter` for 8-bit pictures of them; asked for with
+            `normalize="published"`. Default: nothing is known of it.
 
     Raises:
         ValueError: for sizes below one pixel, an unknown `resample`, wrong `audio_settings` or `published_maps`.
@@ -148,8 +150,9 @@ class VideoSaliencyProcessor(ProcessorMixin):
             self.audio_settings = None if audio_settings is None else AudioSpec(**audio_settings).to_dict()
         except TypeError as error:
             raise ValueError(f"audio_settings must hold fields of AudioSpec only: {error}") from error
-        if published_maps is not None and not set(published_maps) <= set(MAP_OPTIONS):
-            raise ValueError(f"published_maps must hold {', '.join(MAP_OPTIONS)} only, got {sorted(published_maps)}")
+        if published_maps is not None and not set(published_maps) <= {*MAP_OPTIONS, *PICTURE_OPTIONS}:
+            known = ", ".join([*MAP_OPTIONS, *PICTURE_OPTIONS])
+            raise ValueError(f"published_maps must hold {known} only, got {sorted(published_maps)}")
         self.published_maps = None if published_maps is None else dict(published_maps)
         super().__init__()
 
@@ -169,6 +172,11 @@ class VideoSaliencyProcessor(ProcessorMixin):
     def audio_spec(self) -> AudioSpec | None:
         """The sound that is prepared, as an object; `None` if the processor was made for models that only see."""
         return None if self.audio_settings is None else AudioSpec(**self.audio_settings)
+
+    @property
+    def published_quantize(self) -> str:
+        """How the model's authors make 8-bit pictures of its maps, the `quantize` of `map_io.MapPngWriter`."""
+        return str((self.published_maps or {}).get("quantize", "round"))
 
     def __call__(
         self,
@@ -270,7 +278,7 @@ class VideoSaliencyProcessor(ProcessorMixin):
             )
         if smoothing is not None:
             raise ValueError(f"normalize='published' has a smoothing of its own: leave smoothing={smoothing} away")
-        return dict(self.published_maps)
+        return {name: value for name, value in self.published_maps.items() if name in MAP_OPTIONS}
 
     def post_process_video_saliency(
         self,

@@ -224,6 +224,23 @@ def test_the_backbone_alone_is_where_training_starts(folder, tmp_path):
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
+def test_the_table_is_for_as_many_frames_as_the_config_says(folder, tmp_path):
+    """The length of a position table is frames times places; the file does not tell which."""
+    tensors = tiny_backbone()
+    table = tensors["pos_embed"]
+    tensors["pos_embed"] = torch.cat([table, table[:, 1:]], dim=1)
+    experts = [{"name": "first", "type": "modulated", "options": {"reduced_dim": 8, "dim": 8}}]
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "backbone_table_frames": 8, "experts": experts}))
+    files = {"backbone": released_backbone(tensors, tmp_path)}
+    convert_checkpoint(CONVERTER, files, tmp_path / "out", config_file=tmp_path / "config.json")
+    model = load_model(str(tmp_path / "out"))
+    assert (model.config.image_size, model.config.backbone_table_frames) == (56, 8)
+    assert torch.equal(model.backbone.patch_embed.position_table, tensors["pos_embed"])
+    (tmp_path / "wrong.json").write_text(json.dumps({**TINY, "backbone_table_frames": 0}))
+    with pytest.raises(ValueError, match="backbone_table_frames must be 1 or more, got 0"):
+        convert_checkpoint(CONVERTER, files, tmp_path / "other", config_file=tmp_path / "wrong.json")
+
+
 def changed(tensors: dict[str, torch.Tensor], change: str) -> dict[str, torch.Tensor]:
     if change == "unknown":
         return {**tensors, "decoder.sixth.weight": torch.zeros(2)}
@@ -253,6 +270,19 @@ def test_an_expert_without_a_place_is_refused(folder, tmp_path):
     files = {"backbone": folder / "backbone.pt", "expert1": folder / "expert1.pth"}
     with pytest.raises(ValueError, match=r"expert1=expert1\.pth: a model of this config has no place for it"):
         convert_checkpoint(CONVERTER, files, tmp_path / "out", config_file=tmp_path / "config.json")
+
+
+def test_experts_without_their_backbone_are_refused(folder, tmp_path, monkeypatch):
+    """Before any file is read: nobody wants an expert of a random backbone."""
+    monkeypatch.setattr("video_saliency.conversion.read_checkpoint", lambda *arguments, **options: pytest.fail("read"))
+    message = r"without the source backbone \(InternVideo2 .*\) the model would hold random .*: add backbone=FILE"
+    for names in (["expert1"], ["expert1", "expert2"]):
+        with pytest.raises(ValueError, match=message):
+            convert(folder, tmp_path / "out", *names)
+    source, output = f"expert2={folder / 'expert2.pth'}", str(tmp_path / "out")
+    result = CliRunner().invoke(app, ["convert", "visage", "--source", source, "--output", output])
+    assert result.exit_code == 2 and "add backbone=FILE" in result.output.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("wrapper", ["model", "module", None])

@@ -463,6 +463,40 @@ def test_a_third_expert_from_outside(edge_expert: str, tmp_path: Path) -> None:
         ViSAGEForVideoSaliency(tiny_config(experts=[{**entry, "options": {"size": 3}}]))
 
 
+def test_an_expert_without_parameters(tmp_path: Path) -> None:
+    """Such as a fixed prior; it takes float32, whatever the backbone is in."""
+    seen = []
+
+    @register_expert("prior")
+    class PriorExpert(ViSAGEExpert):
+        def forward(self, features, class_token, *, output_size, auxiliary=False):
+            seen.extend([*features, class_token])
+            return ExpertLogits(features[0].new_full((len(class_token), features[0].shape[2], *output_size), 2.0))
+
+    try:
+        model = tiny_model(experts=[*TINY["experts"], {"name": "prior", "type": "prior"}])
+        frames = torch.randn(1, 3, 3, 28, 28)
+        for some in (model, model.bfloat16()):
+            with torch.no_grad():
+                maps = some(frames.to(some.dtype)).expert_maps
+            assert torch.equal(maps[:, :, 2], torch.full((1, 3, 28, 28), 2.0).sigmoid())
+        assert {value.dtype for value in seen} == {torch.float32}
+        model.save_pretrained(tmp_path)
+        assert list(ViSAGEForVideoSaliency.from_pretrained(tmp_path).experts) == ["first", "second", "prior"]
+    finally:
+        del EXPERTS["prior"]
+
+
+def test_active_experts_are_checked_where_they_are_changed_later() -> None:
+    model, frames = tiny_model(), torch.zeros(1, 3, 3, 28, 28)
+    for names in (["nope"], ["first", "nope"], []):
+        model.config.active_experts = names
+        with pytest.raises(ValueError, match="active_experts must name some of first, second; got"):
+            model(frames)
+    model.config.active_experts = ["second"]
+    assert model(frames).expert_maps.shape[2] == 1
+
+
 @pytest.fixture
 def expert_of_many_kinds() -> Iterator[str]:
     """An expert that holds layers of kinds that ours have not, and layers with initial values of their own."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from salfom_weights import GOLDEN
 from seeded_weights import seeded_input
@@ -133,10 +134,30 @@ def test_maps_become_those_of_the_published_script(case, size, stride):
     processor = VideoSaliencyProcessor(**processor_settings(SalFoMConfig()))
     (final,) = processor.post_process_video_saliency(saliency_map[None, None], [size], normalize="published")
     assert final.min() == 0 and final.max() == 1
-    grey = map_to_uint8(final[0].numpy())[::stride, ::stride].astype(int)
-    assert np.abs(grey - golden[f"post_{case}.png_uint8"].numpy().astype(int)).max() <= 1
+    expected_grey, quantize = golden[f"post_{case}.png_uint8"].numpy(), processor.published_quantize
+    grey, ours = (map_to_uint8(final[0].numpy(), quantize=how)[::stride, ::stride] for how in (quantize, "round"))
+    # adding a half before rounding turns at whole values; sums of another order may lie on the other side there
+    levels = 255 * final[0].numpy()[::stride, ::stride]
+    clear = np.abs(levels - np.rint(levels)) > 1e-3
+    assert clear.mean() > 0.99 and np.array_equal(grey[clear], expected_grey[clear])
+    assert 0.4 < (ours < expected_grey).mean() < 0.6 and (expected_grey - ours).max() == 1
+    if case == "down":  # all of the blurred map is kept: no sum is made anew
+        stretched = post_process_maps(golden["post_down.blurred"], normalize="minmax").numpy()
+        assert np.array_equal(map_to_uint8(stretched, quantize=quantize), expected_grey)
     if case == "down":  # the default averages when it shrinks, which is another map
         assert (post_process_maps(saliency_map, size, normalize=None) - resized).abs().max() > 0.1
+
+
+def test_the_command_writes_pictures_as_the_published_script(pictures, folder, tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=2, width=640, height=480, pictures=pictures[:2])
+    options = ["--output", str(tmp_path), "--model", folder, "--save", "png", "--map-size", "source"]
+    frames = list(VideoSaliencyPredictor.from_pretrained(folder).stream(clip, normalize="published"))
+    for further, quantize in ((["--normalize", "published"], "raise"), ([], "round")):
+        done = CliRunner().invoke(app, ["predict", str(clip), *options, *further])
+        assert done.exit_code == 0, done.output
+        with Image.open(tmp_path / "clip" / "png" / "eyeMap_00001.png") as picture:
+            equal = np.asarray(picture) == map_to_uint8(frames[0].saliency_map.numpy(), quantize=quantize)
+        assert equal.all() == bool(further)
 
 
 @pytest.mark.parametrize(("case", "shape"), [("down", (360, 640, 3)), ("up", (90, 120, 3))])
@@ -174,6 +195,6 @@ def test_published_maps_that_are_not_known_say_what_to_do(tmp_path):
         VideoSaliencyProcessor().map_options(normalize="published")
     with pytest.raises(ValueError, match="leave smoothing=3.0 away"):
         tiny_salfom()[1].map_options(smoothing=3.0, normalize="published")
-    with pytest.raises(ValueError, match="smoothing, antialias, normalize only"):
+    with pytest.raises(ValueError, match="smoothing, antialias, normalize, quantize only"):
         VideoSaliencyProcessor(published_maps={"blur": 2.0})
     assert "published_maps" not in VideoSaliencyProcessor().to_dict()  # files of other models stay as they are

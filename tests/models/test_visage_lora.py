@@ -395,12 +395,57 @@ def test_parts_that_wait_on_disk_give_the_same_maps(dtype: str, tmp_path: Path) 
     )
     whole = ViSAGEForVideoSaliency.from_pretrained(tmp_path / "model", dtype=dtype)
     assert torch.equal(maps_of(offloaded, FRAMES), maps_of(whole, FRAMES))
+    whole.save_expert_adapter("first", tmp_path / "adapter")
+    changes: list[Any] = [
+        lambda: offloaded.save_expert_adapter("first", tmp_path / "other"),
+        lambda: offloaded.load_expert_adapter("first", tmp_path / "adapter"),
+        lambda: (offloaded.keep_experts(["second"]), offloaded.merge_adapter()),
+    ]
+    for change in changes:
+        with pytest.raises(ValueError, match="wait on disk or in memory .* load the model without device_map"):
+            change()
+    assert not (tmp_path / "other").exists()
+    assert torch.equal(maps_of(offloaded, FRAMES), maps_of(whole, FRAMES)[:, :, 1:])
 
 
-def test_fusion_weights_follow_the_experts_that_are_kept() -> None:
-    model = tiny_model(fusion_weights=[0.2, 0.8])
-    model.keep_experts(["second"])
-    assert model.config.fusion_weights == [0.8] and list(model.experts) == ["second"]
+def test_adapters_join_the_mode_of_the_model(tmp_path: Path) -> None:
+    """In a model that is evaluated nothing is dropped."""
+    lora = {**LORA, "dropout": 0.5}
+    experts = [{"name": "first", "type": "modulated", "options": SMALL, "lora": lora}]
+    tiny_model(experts=experts).save_expert_adapter("first", tmp_path)
+    model = tiny_model(experts=[{**experts[0], "lora": None}])
+    model.load_expert_adapter("first", tmp_path)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(maps_of(model, FRAMES), maps_of(model, FRAMES))
+    model.train()
+    assert not torch.equal(maps_of(model, FRAMES), maps_of(model, FRAMES))
+    model = tiny_model(experts=[{**experts[0], "lora": None}]).train()
+    model.add_expert_adapter("first", **lora)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("weights", "kept", "expected"),
+    [
+        ([0.2, 0.5, 0.3], ["third", "first"], [0.3, 0.2]),
+        ([0.2, 0.8, 0.0], ["second"], None),  # one alone needs no weight
+        ([1.0, 0.0, 0.0], ["second"], None),
+        ([1.0, 0.0, 0.0], ["second", "third"], None),  # nothing is known of their weights but that they are equal
+        (None, ["second", "third"], None),
+    ],
+)
+def test_fusion_weights_follow_the_experts_that_are_kept(
+    weights: list[float] | None, kept: list[str], expected: list[float] | None, tmp_path: Path
+) -> None:
+    kinds = {"first": "modulated", "second": "multiscale", "third": "multiscale"}
+    experts = [{"name": name, "type": kind, "options": SMALL, "lora": LORA} for name, kind in kinds.items()]
+    model = tiny_model(experts=experts, fusion_weights=weights, active_experts=["first"])
+    model.keep_experts(kept)
+    assert model.config.fusion_weights == expected and model.config.active_experts is None
+    assert model.config.expert_names == kept and set(model.experts) == set(kept)
+    model.save_pretrained(tmp_path)
+    loaded = ViSAGEForVideoSaliency.from_pretrained(tmp_path).eval()
+    assert torch.equal(maps_of(loaded, FRAMES), maps_of(model, FRAMES))
 
 
 def test_export_keeps_each_adapter() -> None:
@@ -409,3 +454,12 @@ def test_export_keeps_each_adapter() -> None:
     other = torch.randn(FRAMES.shape)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(pixel_values_videos=other).expert_maps, maps_of(model, other))
+
+
+def test_passes_with_all_adapters_are_one_graph() -> None:
+    model = tiny_model()
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for frames in (FRAMES, torch.randn(FRAMES.shape)):  # the second one begins with the adapter that ran last
+        torch.testing.assert_close(maps_of(compiled, frames), maps_of(model, frames))
+    torch.compiler.reset()

@@ -172,9 +172,9 @@ class GatePngWriter:
 class FolderOutput:
     """A folder of files that are complete one by one.
 
-    `maps/` holds float NPZ shards, `png/` 8-bit maps, `ntire/` 8-bit maps as for the NTIRE challenge (the model's own
-    scale times 255, cut off), `gate/` the weight of appearance against motion as 8-bit pictures: 255 is all
-    appearance.
+    `maps/` holds float NPZ shards, `png/` 8-bit maps (`quantize`, see `MapPngWriter`), `ntire/` 8-bit maps as for the
+    NTIRE challenge (the model's own scale times 255, cut off), `gate/` the weight of appearance against motion as
+    8-bit pictures: 255 is all appearance.
     """
 
     needs_frames = False
@@ -185,11 +185,11 @@ class FolderOutput:
         "gate": GatePngWriter,
     }
 
-    def __init__(self, work: Path, name: str, map_size: str) -> None:
+    def __init__(self, work: Path, name: str, map_size: str, quantize: str = "round") -> None:
         self.work, self.name, self.at_source = work / name, name, map_size == "source"
         for leftover in self.work.glob(".*"):  # of a killed run
             leftover.unlink()
-        self.writer = self.writers[name](self.work)
+        self.writer = self.writers[name](self.work, **({"quantize": quantize} if name == "png" else {}))
 
     def add(self, frame: SaliencyFrame) -> None:
         size = frame.source_size if self.at_source else (frame.model_map.shape[0], frame.model_map.shape[1])

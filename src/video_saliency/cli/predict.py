@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from video_saliency.cli.outputs import (
 )
 from video_saliency.defaults import DEFAULT_MODEL, DEFAULT_NAME, named_model
 from video_saliency.loading import load_model, load_processor
+from video_saliency.model_digest import model_digest
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.processing_video_saliency import PUBLISHED
 from video_saliency.sound_stream import choose_audio_mode
@@ -137,8 +137,9 @@ def predict_clip(
     if out.is_complete:
         tell(f"{clip}: already done, see {folder}")
         return _tell_break(out)
+    quantize = predictor.processor.published_quantize if options.normalize == PUBLISHED else "round"
     for kind in options.save:
-        out.outputs[kind] = _make_output(kind, clip, info, out, options)
+        out.outputs[kind] = _make_output(kind, clip, info, out, options, quantize)
     if not out.is_predicted:
         _write_frames(predictor, clip, info, out, options)
     files = out.finish()
@@ -198,16 +199,10 @@ def _write_frames(
 
 def run_settings(predictor: VideoSaliencyPredictor, options: Options) -> dict[str, Any]:
     """All but the clip that decides about the bytes of the outputs, for `--resume`."""
-    content = hashlib.sha256()
-    for part in (predictor.model.config.to_json_string(), predictor.processor.to_json_string()):
-        content.update(part.encode())
-    for name, tensor in predictor.model.state_dict().items():
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().float().numpy().tobytes())
     settings = {
         "model": options.model if options.model != DEFAULT_MODEL else "embedded default",
-        "config, processor and weights": content.hexdigest()[:16],
-        "device": predictor.model.device.type,
+        "config, processor and weights": model_digest(predictor.model, predictor.processor),
+        "device": predictor.device.type,
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "batch_size": predictor.batch_size,
@@ -261,7 +256,7 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
-def _make_output(kind: str, clip: str, info: VideoInfo, out: OutputFolder, options: Options) -> Any:
+def _make_output(kind: str, clip: str, info: VideoInfo, out: OutputFolder, options: Options, quantize: str) -> Any:
     if kind == "overlay":
         return OverlayOutput(out.work, clip, info)
     if kind == "csv":
@@ -270,7 +265,7 @@ def _make_output(kind: str, clip: str, info: VideoInfo, out: OutputFolder, optio
         return SoundOutput(out.work)
     if kind == "sheet":
         return SheetOutput(out.work, Path(clip).name, out.frames_done)
-    return FolderOutput(out.work, kind, options.map_size)
+    return FolderOutput(out.work, kind, options.map_size, quantize)
 
 
 def _parse_save(save: str) -> tuple[str, ...]:

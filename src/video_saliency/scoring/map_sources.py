@@ -27,6 +27,7 @@ from video_saliency.data.numbered_files import (
 from video_saliency.data.picture_files import read_map
 from video_saliency.data.video_seeking import stream_value_maps
 from video_saliency.map_io import read_map_shards
+from video_saliency.model_digest import model_digest
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.scoring.scored_items import ScoredItem, observers_of
 
@@ -120,8 +121,8 @@ class ModelMaps(MapSource):
         self.predictor = predictor
         self.settings = {
             "predictions": name,
-            "config, processor and weights": weights_digest(predictor),
-            "device": predictor.model.device.type,
+            "config, processor and weights": model_digest(predictor.model, predictor.processor),
+            "device": predictor.device.type,
             "dtype": str(predictor.model.dtype).removeprefix("torch."),
             "batch_size": predictor.batch_size,
         }
@@ -193,17 +194,6 @@ def check_complete(source: MapSource, items: Sequence[ScoredItem]) -> None:
             f"({listed(without)}): {_EXPECTED.format(id=without[0])}; to leave out what is not there pass "
             "--allow-missing"
         )
-
-
-def weights_digest(predictor: VideoSaliencyPredictor) -> str:
-    """Tells two models apart: 16 hexadecimal digits over config, processor and weights."""
-    content = hashlib.sha256()
-    for part in (predictor.model.config.to_json_string(), predictor.processor.to_json_string()):
-        content.update(part.encode())
-    for name, tensor in predictor.model.state_dict().items():
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().float().numpy().tobytes())
-    return content.hexdigest()[:16]
 
 
 _EXPECTED = (

@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from video_saliency.saliency_config import SaliencyConfig
 
+COUNTS = ("encoder_dim", "encoder_depth", "tcfe_depth", "tcfe_heads")
 BRANCHES = ("sfd", "tcfe", "dfd")  # in the order in which the fusion stacks them
 
 
@@ -23,9 +24,12 @@ class SalFoMConfig(SaliencyConfig):
     default betas, no weight decay and no schedule, batches of one clip, early stopping on the validation CC (the paper
     gives no patience). `examples/recipes/salfom.yaml` has it in full.
 
-    Of the variants in the paper's Table 3, Video Swin-S is not here: nobody says at which of its stages the decoder
-    reads and how wide it then is, transformers has no implementation, and of the eight it is the one with the lowest
-    scores. The other seven are fields: encoder size and `num_frames`, and `branches`.
+    Of the ten rows of the paper's Table 3, nine are fields: the whole model, UMT-L and UMT-B with 8 frames
+    (`num_frames`, [`SalFoMConfig.umt_base`]) and six sets of `branches`; `examples/ablations/salfom.yaml` has them.
+    The row with Video Swin-S as the encoder, lowest in CC, NSS and SIM, is not offered: nobody says at which of its
+    stages the decoder reads and how wide it then is. transformers has no Video Swin. torchvision has one, `swin3d_s`,
+    but this package does not require torchvision and its tests run without it, and the forward there gives classes,
+    not the features that a decoder needs.
 
     Args:
         encoder_dim, encoder_depth, encoder_heads, encoder_mlp_ratio: of the UMT encoder. Default: UMT-L; UMT-B has
@@ -111,10 +115,13 @@ class SalFoMConfig(SaliencyConfig):
             ("tcfe_layers", self.tcfe_layers),
             ("dfd_layers", [layer for stage in self.dfd_layers for layer in stage]),
             ("sfd_layers", [layer for stage in self.sfd_layers for layer in stage]),
-            ("tcfe_heads", [[self.tcfe_heads]]),
+            ("fusion_channels", [self.fusion_channels]),
+            *((name, [[getattr(self, name)]]) for name in COUNTS),
         ):
             if any(value < 1 for layer in layers for value in layer):
                 raise ValueError(f"{name} must hold numbers of at least 1, got {getattr(self, name)}")
+        if not self.encoder_mlp_ratio > 0:
+            raise ValueError(f"encoder_mlp_ratio must be above 0, got {self.encoder_mlp_ratio}")
         if not 0 <= self.tcfe_drop_path < 1:
             raise ValueError(
                 f"tcfe_drop_path must be at least 0 and below 1, as the last block would never be kept; got "

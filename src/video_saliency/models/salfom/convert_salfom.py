@@ -35,8 +35,9 @@ UNUSED = (
 TABLE_TOLERANCE = 2e-3  # of tables in half precision
 
 # What the script that SalFoM's authors name does to a map: linear resize to the size of the video, a Gaussian of
-# 11 x 11 (deviation 2), before its metrics; then a stretch to 0..1 for the picture that it saves.
-PUBLISHED_MAPS = {"smoothing": 2.0, "antialias": False, "normalize": "minmax"}
+# 11 x 11 (deviation 2), before its metrics; then a stretch to 0..1 for the picture that it saves. Its grey values are
+# 255 times the map and a half, rounded.
+PUBLISHED_MAPS = {"smoothing": 2.0, "antialias": False, "normalize": "minmax", "quantize": "raise"}
 
 SALFOM_TERMS = Terms(
     "SalFoM's repository names no licence for its weights: ask its authors before you pass them on. They were trained "

@@ -148,8 +148,16 @@ class ViSAGEConfig(SaliencyConfig):
 
     @property
     def running_experts(self) -> list[str]:
-        """Names of the experts that a forward runs, in their order."""
-        return [name for name in self.expert_names if self.active_experts is None or name in self.active_experts]
+        """Names of the experts that a forward runs, in their order.
+
+        Raises `ValueError` for `active_experts` that are not there, or none.
+        """
+        active = self.expert_names if self.active_experts is None else self.active_experts
+        if not active or set(active) - set(self.expert_names):
+            raise ValueError(
+                f"active_experts must name some of {', '.join(self.expert_names)}; got {self.active_experts}"
+            )
+        return [name for name in self.expert_names if name in active]
 
     def expert(self, name: str) -> dict[str, Any]:
         """The entry of an expert. Raises `ValueError` for an unknown name."""
@@ -227,10 +235,7 @@ class ViSAGEConfig(SaliencyConfig):
                 )
 
     def _check_fusion(self) -> None:
-        if not self.running_experts or set(self.active_experts or ()) - set(self.expert_names):
-            raise ValueError(
-                f"active_experts must name some of {', '.join(self.expert_names)}; got {self.active_experts}"
-            )
+        running = self.running_experts  # raises for wrong ones
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}; got {self.fusion!r}")
         weights = self.fusion_weights
@@ -240,7 +245,7 @@ class ViSAGEConfig(SaliencyConfig):
                 f"all 0; got {weights}"
             )
         shares = dict(zip(self.expert_names, weights or [1.0] * len(self.expert_names), strict=True))
-        if not sum(shares[name] for name in self.running_experts):
+        if not sum(shares[name] for name in running):
             raise ValueError(f"active_experts {self.active_experts} have the weight 0 in fusion_weights {weights}")
         if not 0 < self.fusion_epsilon < 0.5:
             raise ValueError(f"fusion_epsilon must lie between 0 and 0.5, got {self.fusion_epsilon}")

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 BACKBONE = "backbone."
 VISION_ENCODER = "vision_encoder."  # of the backbone's file
 LORA_PREFIX = "encoder.vision_encoder.base_model.model."  # of an expert's file
+RELEASED_TABLE_FRAMES = ViSAGEConfig().backbone_table_frames
 HEAD_DIM = 128  # of InternVideo2-6B, where the file does not tell the number of heads
 LORA_SCALE = 2  # alpha over rank; files do not tell it
 # the class of settings in the backbone's file, and what stands in for it: torch fills dicts of this class only
@@ -153,7 +154,7 @@ def make_config(fields: dict[str, Any] | None, tensors: Mapping[str, StateDict])
     given = [name for name in EXPERTS if name in tensors]
     config = ViSAGEConfig(
         **{
-            **_backbone_fields(tensors.get("backbone", {})),
+            **_backbone_fields(tensors.get("backbone", {}), fields.get("backbone_table_frames")),
             **({"experts": [_expert_fields(name, tensors[name]) for name in given]} if given else {}),
             **fields,
         }
@@ -176,13 +177,20 @@ def make_config(fields: dict[str, Any] | None, tensors: Mapping[str, StateDict])
     return config
 
 
-def _backbone_fields(tensors: StateDict) -> dict[str, Any]:
-    """Fields of the config that a backbone's weights tell."""
+def _backbone_fields(tensors: StateDict, table_frames: Any) -> dict[str, Any]:
+    """Fields of the config that a backbone's weights tell.
+
+    Args:
+        tensors: by our names.
+        table_frames: that the position table is for, as the user says; if not, as many as the released one's.
+    """
     patches, table = (tensors.get(f"patch_embed.{name}") for name in ("proj.weight", "position_table"))
     hidden = tensors.get("blocks.0.mlp.fc1.weight")
     if patches is None or table is None or hidden is None:
         return {}  # names that are missing are reported later
-    dim, patch_size, frames = patches.shape[0], patches.shape[-1], ViSAGEConfig().backbone_table_frames
+    dim, patch_size = patches.shape[0], patches.shape[-1]
+    # the config refuses wrong values
+    frames = table_frames if isinstance(table_frames, int) and table_frames > 0 else RELEASED_TABLE_FRAMES
     return {
         "backbone_dim": dim,
         "backbone_depth": 1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
@@ -252,6 +260,7 @@ CONVERTER = Converter(
     make_config=make_config,
     processor_settings=processor_settings,
     resolve=base_layer_name,
+    required=("backbone",),
 )
 
 __all__ = ["CONVERTER", "convert_backbone", "expert_converter"]

@@ -345,10 +345,11 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             lora: `r`, `alpha`, `dropout` and `targets`, see the config. Default: the released values.
 
         Raises:
-            ValueError: for an unknown expert or setting, or an expert with an adapter.
+            ValueError: for an unknown expert or setting, an expert with an adapter, or weights that wait on disk.
         """
         if self.config.expert(expert)["lora"] is not None:
             raise ValueError(f"expert {expert!r} has an adapter already")
+        self._check_at_hand("added")
         experts = self._experts_with(expert, lora)
         add_adapter(self.backbone, expert, next(entry["lora"] for entry in experts if entry["name"] == expert))
         self.config.experts = experts
@@ -356,22 +357,26 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
     def keep_experts(self, names: Sequence[str]) -> None:
         """Takes all other experts away, with their adapters.
 
+        Those that are kept keep their weights in the fusion, unless these are all 0: then they count equally.
+
         Raises:
             ValueError: for an unknown name, or none.
         """
         if not names:
             raise ValueError(f"name an expert to keep, some of {', '.join(self.config.expert_names)}")
         kept = [self.config.expert(name) for name in dict.fromkeys(names)]
-        weights = dict(zip(self.config.expert_names, self._weights(), strict=True))
+        shares = dict(zip(self.config.expert_names, self._weights(), strict=True))
+        given = [shares[entry["name"]] for entry in kept]
+        weights = given if self.config.fusion_weights is not None and len(kept) > 1 and any(given) else None
+        # checked before anything is taken away
+        config = self._changed_config(experts=kept, active_experts=None, fusion_weights=weights)
         for entry in self.config.experts:
-            if entry not in kept:
+            if entry["name"] not in config.expert_names:
                 del self.experts[entry["name"]]
                 if entry["lora"] is not None:
                     remove_adapter(self.backbone, entry["name"])
-        self.config.experts = kept
-        self.config.active_experts = None
-        if self.config.fusion_weights is not None:
-            self.config.fusion_weights = [weights[entry["name"]] for entry in kept]
+        for field in ("experts", "active_experts", "fusion_weights"):
+            setattr(self.config, field, getattr(config, field))
 
     def merge_adapter(self) -> None:
         """Adds the adapter of the only expert to the backbone's weights, in float32.
@@ -380,7 +385,7 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
 
         Raises:
             ValueError: for a model with several experts, whose adapters cannot be in one set of weights, one without
-                an adapter, or half precision.
+                an adapter, half precision, or weights that wait on disk.
         """
         if len(self.config.experts) != 1:
             raise ValueError(
@@ -390,6 +395,7 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         (entry,) = self.config.experts
         if entry["lora"] is None:
             raise ValueError(f"expert {entry['name']!r} has no adapter to merge")
+        self._check_at_hand("merged")
         merge_adapter(self.backbone, entry["name"])
         entry["lora"] = None
 
@@ -399,11 +405,12 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         `PeftModel.from_pretrained` puts it on this model without adapters; `load_expert_adapter` on an expert.
 
         Raises:
-            ValueError: for an expert that is not there or has no adapter.
+            ValueError: for an expert that is not there or has no adapter, or weights that wait on disk.
         """
         lora = self.config.expert(expert)["lora"]
         if lora is None:
             raise ValueError(f"expert {expert!r} has no adapter to save")
+        self._check_at_hand("saved")
         Path(folder).mkdir(parents=True, exist_ok=True)
         load_peft().LoraConfig(
             r=lora["r"],
@@ -425,10 +432,11 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         the expert as well: it is read, too. So experts that were trained alone become one model.
 
         Raises:
-            ValueError: if the folder holds no adapter, one for other layers, or another expert; the model then is as
-                it was.
+            ValueError: if the folder holds no adapter, one for other layers, or another expert, or for a model whose
+                weights wait on disk; the model then is as it was.
         """
         before = self.config.expert(expert)["lora"]
+        self._check_at_hand("loaded")
         lora, tensors, decoder = self._read_adapter(expert, folder)
         experts = self._experts_with(expert, lora)
         expected = adapter_shapes(self.backbone, lora, BACKBONE_PREFIX)
@@ -447,6 +455,14 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
             value.copy_(tensors[name])
         if decoder:
             self.experts[expert].load_state_dict(decoder)
+
+    def _check_at_hand(self, done: str) -> None:
+        """Raises `ValueError` where weights of the backbone wait on disk or in memory for their turn."""
+        if any(value.is_meta for value in self.backbone.parameters()):
+            raise ValueError(
+                f"adapters of weights that wait on disk or in memory cannot be {done}: load the model without "
+                "device_map first"
+            )
 
     def _read_adapter(
         self, expert: str, folder: str | Path
@@ -502,7 +518,11 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
     def _experts_with(self, expert: str, lora: dict[str, Any]) -> list[dict[str, Any]]:
         """The config's experts with these settings of an adapter, checked and complete."""
         entries = [{**entry, "lora": lora} if entry["name"] == expert else entry for entry in self.config.experts]
-        return type(self.config)(**{**self.config.to_dict(), "experts": entries}).experts
+        return self._changed_config(experts=entries).experts
+
+    def _changed_config(self, **fields: Any) -> Any:
+        """A copy of the config with other fields, checked and complete."""
+        return type(self.config)(**{**self.config.to_dict(), **fields})
 
     def _passes(self) -> dict[str | None, list[str]]:
         """The running experts by the adapter that the backbone has for them; those without share a pass."""
@@ -553,7 +573,7 @@ class ViSAGEForVideoSaliency(ViSAGEPreTrainedModel):
         auxiliary: bool,
     ) -> Any:
         expert: ViSAGEExpert = self.experts[name]  # type: ignore[assignment]
-        dtype = next(expert.parameters()).dtype
+        dtype = next((value.dtype for value in expert.parameters()), torch.float32)
         layers = self.config.expert(name)["layers"]
         return expert(
             [features[layer][0].to(dtype) for layer in layers],

@@ -107,6 +107,7 @@ def add_adapter(backbone: nn.Module, name: str, lora: Mapping[str, Any]) -> None
     for parameter in trained:  # PEFT freezes all that is no adapter; here the model decides
         parameter.requires_grad_(True)
     for _, layer in adapted_layers(backbone):
+        layer.train(backbone.training)  # PEFT's new modules are in training mode, whatever the model's is
         for part in PARTS:
             if name in getattr(layer, part):
                 module = getattr(layer, part)[name]
@@ -129,21 +130,16 @@ def remove_adapter(backbone: nn.Module, name: str) -> None:
 def switch_adapter(backbone: nn.Module, name: str | None) -> None:
     """Makes the adapters of this name those that run, or none; what is trained stays as it is."""
     for _, layer in adapted_layers(backbone):
-        running = [] if layer.disable_adapters else layer.active_adapters
-        if running == ([] if name is None else [name]):
-            continue
-        with _same_training(layer):
-            if name is None:
-                layer.enable_adapters(False)
-            else:
-                if layer.disable_adapters:
-                    layer.enable_adapters(True)
-                layer.set_adapter([name])
+        # PEFT's own setters switch training along with use, but gradients of one adapter may be due when another one
+        # runs; and no graph can be made of a change of `requires_grad`
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
 
 
 @contextmanager
 def _same_training(layer: Any) -> Iterator[None]:
-    """PEFT switches training along with use, but gradients of one adapter may be due when another one runs."""
+    """PEFT switches training along with use; here what is trained stays as it is."""
     trained = [(value, value.requires_grad) for part in PARTS for value in getattr(layer, part).parameters()]
     yield
     for value, flag in trained:
