@@ -51,6 +51,7 @@ from video_saliency.training.training_data import (
 from video_saliency.training.training_inputs import InputMaker
 from video_saliency.training.training_model import adapt_model, open_model
 from video_saliency.training.training_validation import ValidationResult, Validator
+from video_saliency.training.truth_checks import check_selection, check_truth
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,10 @@ class Trainer:
             flow_pair=config.flow_pair if computes_flow else None,
             audio=getattr(config, "audio_spec", None),
         )
-        self.dataset = WindowDataset(open_sources(arguments.data.train), self.training.processor, settings)
+        sigma = arguments.data.density_sigma
+        train_items = open_sources(arguments.data.train)
+        check_truth(train_items, config, density_sigma=sigma)
+        self.dataset = WindowDataset(train_items, self.training.processor, settings)
         self.plan = BatchPlan(
             len(self.dataset), loop.batch_size, loop.accumulation, self.accelerator.num_processes, loop.seed
         )
@@ -112,6 +116,7 @@ class Trainer:
         items = choose_evenly(open_sources(arguments.data.validation), arguments.data.validation_clips)
         self.validator = None
         if items:
+            check_selection(items, config, arguments.validation, density_sigma=sigma)
             self.validator = Validator(
                 items,
                 self.training,
