@@ -184,6 +184,8 @@ class LoopArguments:
         steps: updates of the weights; `None`: as `epochs` says.
         batch_size: windows in one forward of one process.
         accumulation: forwards of each process before an update: batch_size * accumulation * processes windows in all.
+            A run may go on with the same product of other factors; batch normalisation that is trained sees
+            batch_size windows at a time all the same.
         seed: of the order of the data, of all their changes, of fresh weights and of dropout.
         precision: `"bf16"` computes in bfloat16 what autocast allows.
         activation_checkpointing: compute activations again in the backward pass instead of keeping them.

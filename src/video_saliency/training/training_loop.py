@@ -30,6 +30,7 @@ from video_saliency.training.teachers import Teachers
 from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_batches import SEED_STRIDE, BatchPlan, StepSampler
 from video_saliency.training.training_checkpoints import (
+    MODEL,
     BestModels,
     CheckpointFolder,
     RunState,
@@ -54,8 +55,6 @@ from video_saliency.training.training_validation import ValidationResult, Valida
 from video_saliency.training.truth_checks import check_selection, check_truth
 
 logger = logging.getLogger(__name__)
-
-MODEL = "model"
 
 
 class Trainer:
@@ -135,7 +134,7 @@ class Trainer:
         is_known = check_same_run(self.output, record)
         self.accelerator.wait_for_everyone()  # nobody reads the record while it is made
         adapt_model(self.training, self.output, is_main=is_main, is_new=not is_known)
-        if is_main and not is_known:
+        if is_main:
             write_run_record(self.output, record)
 
     def _prepare(self) -> None:
@@ -171,10 +170,16 @@ class Trainer:
         """Runs all steps that remain, validates, and writes the model folder.
 
         Raises:
+            ValueError: if the folder holds a run that is longer already.
             TrainingError: for a loss or gradient that is no number, memory that is too small, or a full disk.
         """
         if self.checkpoints.load_latest() is not None:
             self.best.hold(self._best_steps())
+        if self.state.step > self.total_steps:
+            raise ValueError(
+                f"{self.output} holds a run of {self.state.step} steps, more than the {self.total_steps} asked for: "
+                "name another --output, or raise loop.steps or loop.epochs"
+            )
         self._start_trackers()
         for callback in self.callbacks:
             callback.on_start(self)
@@ -275,12 +280,16 @@ class Trainer:
             if what != "loss" or not math.isfinite(float(loss))
         ]
         steps = self.checkpoints.steps()
-        last = f"checkpoint of step {steps[-1]}" if steps else "start: there is no checkpoint yet"
+        last, lock = "start", ""
+        if steps:
+            last = f"checkpoint of step {steps[-1]}"
+            lock = " and name another --output: the run in this one keeps its settings"
         raise TrainingError(
             f"the {what} is no finite number at step {self.state.step + 1} (epoch "
             f"{self.state.step // self.plan.steps_per_epoch + 1}): {'; '.join(gather_object(own))}. Weights were not "
-            f"changed by it. Look at these frames and their maps, lower optimizer.learning_rate or set "
-            f"optimizer.max_grad_norm; the same command goes on from the {last}"
+            f"changed by it. Look at these frames and their maps: if a file is damaged, mend it and give the same "
+            f"command again, which goes on from the {last}. If they are in order the same command ends here again: "
+            f"lower optimizer.learning_rate or set optimizer.max_grad_norm{lock}"
         )
 
     def _is_due(self, step: int) -> bool:

@@ -21,8 +21,8 @@ from video_saliency.training.recipe_files import changed, make_arguments, merged
 from video_saliency.training.smoke_data import write_smoke_clips, write_smoke_stills
 from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_card import write_training_card
-from video_saliency.training.training_checkpoints import RunState, whole_folder
-from video_saliency.training.training_loop import MODEL, Trainer
+from video_saliency.training.training_checkpoints import MODEL, RunState, whole_folder
+from video_saliency.training.training_loop import Trainer
 
 logger = logging.getLogger(__name__)
 
