@@ -202,3 +202,39 @@ def test_a_run_that_breaks_off_says_so(recipe, tmp_path):
     result = train("--config", recipe, "--output", tmp_path / "run", "--root", clips, *setting)
     assert result.exit_code == 1, result.output
     assert "the loss is no finite number at step" in result.output
+
+
+def num_parameters(folder: Path) -> int:
+    """Of the model that a folder loads as, with those of PEFT's adapters and without its copy of the decoder."""
+    named = load_model(str(folder)).named_parameters()
+    return sum(value.numel() for name, value in named if ".original_module." not in name)
+
+
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_cards_count_what_lies_in_their_folder_and_name_no_folders(recipe, tmp_path, has_adapter):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", recipe, "--root", clips, "--set", "data.validation=[]"]
+    first = tmp_path / "first"
+    assert train(*command, "--output", first).exit_code == 0
+    settings = {
+        "model.weights_from": {r"streams\.appearance\.trunk\..*": str(first / "model")},
+        "model.teachers": [str(first / "model")],
+        "lora": {"enabled": has_adapter, "merge": True, "rank": 2, "base_model": str(first / "model")},
+    }
+    changes = [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    result = train(*command, "--output", tmp_path / "run", "--model", first / "model", *changes)
+    assert result.exit_code == 0, result.output
+    for name in ("model", "merged") if has_adapter else ("model",):
+        folder = tmp_path / "run" / name
+        record = json.loads((folder / "training.json").read_text())
+        assert record["parameters"] == num_parameters(folder)
+        card = (folder / "README.md").read_text()
+        assert f"{num_parameters(folder):,} parameters" in card
+        assert f"{record['trained_parameters']:,} {'were' if name == 'merged' else 'of them'} trained" in card
+        for file in ("README.md", "training.json"):
+            assert str(tmp_path) not in (folder / file).read_text()
+        assert record["arguments"]["model"]["weights_from"] == {r"streams\.appearance\.trunk\..*": "model"}
+        assert record["arguments"]["model"]["teachers"] == ["model"]
+        assert record["arguments"]["lora"]["base_model"] == "model"
+    if has_adapter:
+        assert num_parameters(tmp_path / "run" / "merged") == num_parameters(first / "model")
