@@ -187,7 +187,7 @@ def _data_lines(trainer: Trainer) -> str:
 
 
 def _num_parameters(trainer: Trainer, *, is_merged: bool) -> int:
-    """Of the model that a folder loads as: without PEFT's untouched copy of the decoder and without merged adapters."""
+    """Of the model that a folder loads as: without PEFT's untouched copy of the decoder, without merged adapters."""
     has_adapters = trainer.training.base is not None
     return sum(
         parameter.numel()

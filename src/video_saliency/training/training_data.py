@@ -24,7 +24,7 @@ from video_saliency.training.sound_cache import SoundCache
 from video_saliency.training.still_augmentation import StillAugmentation, degrade_images
 from video_saliency.training.synthetic_motion import synthetic_pairs
 from video_saliency.training.training_arguments import DataArguments, DataSource
-from video_saliency.training.training_batches import SEED_STRIDE, SampleKey
+from video_saliency.training.training_batches import SampleKey, derived_seed
 from video_saliency.training.window_places import WindowPlace, place_window, sample_name, window_span
 from video_saliency.training.window_views import MARGIN, View, fixation_map, shrink
 from video_saliency.windows import WindowSpec
@@ -155,9 +155,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         item, place = self.place(key)
-        generator = torch.Generator().manual_seed(
-            (self.settings.seed * SEED_STRIDE + key.epoch) * SEED_STRIDE + key.number
-        )
+        generator = torch.Generator().manual_seed(derived_seed(self.settings.seed, key.epoch, key.number))
         try:
             sample = self._sample(self.position(key), place, generator)
         except (ValueError, OSError) as error:
@@ -344,8 +342,17 @@ def make_settings(
     flow_pair: str | None,
     audio: AudioSpec | None,
 ) -> WindowSettings:
-    """The settings of the training windows."""
+    """The settings of the training windows.
+
+    Raises:
+        ValueError: for `data.short_clips` with a model that describes the last frame, or an unknown augmentation.
+    """
     if data.short_clips is not None:
+        if spec.output == "last":
+            raise ValueError(
+                f"data.short_clips={data.short_clips} does nothing for this model: it describes the last frame of a "
+                "window, and short clips get their first frame repeated in front; leave it out"
+            )
         spec = replace(spec, tail_policy=data.short_clips)
     return WindowSettings(
         spec=spec,

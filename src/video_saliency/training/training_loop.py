@@ -28,7 +28,7 @@ from video_saliency.training.memory_remedy import remedy_for_memory
 from video_saliency.training.optimization import AveragedWeights, Schedule, make_optimizer
 from video_saliency.training.teachers import Teachers
 from video_saliency.training.training_arguments import TrainingArguments
-from video_saliency.training.training_batches import SEED_STRIDE, BatchPlan, StepSampler
+from video_saliency.training.training_batches import BatchPlan, StepSampler, derived_seed
 from video_saliency.training.training_checkpoints import (
     MODEL,
     BestModels,
@@ -114,6 +114,11 @@ class Trainer:
         self.total_steps = loop.steps or loop.epochs * self.plan.steps_per_epoch
         items = choose_evenly(open_sources(arguments.data.validation), arguments.data.validation_clips)
         self.validator = None
+        if not items and arguments.validation.patience is not None:
+            raise ValueError(
+                "validation.patience stops a run by its validations, and there are no validation data: name some in "
+                "data.validation, or leave patience out"
+            )
         if items:
             check_selection(items, config, arguments.validation, density_sigma=sigma)
             self.validator = Validator(
@@ -244,7 +249,7 @@ class Trainer:
             is_last = number == len(batches) - 1
             self.accelerator.sync_gradients = is_last
             place = number * self.accelerator.num_processes + self.accelerator.process_index
-            torch.manual_seed((self.arguments.loop.seed * SEED_STRIDE + step) * SEED_STRIDE + place)
+            torch.manual_seed(derived_seed(self.arguments.loop.seed, step, place))
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
                     inputs = self.inputs.make(batch)
