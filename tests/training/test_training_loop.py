@@ -439,6 +439,19 @@ def test_seeds_reproduce(data, tmp_path):
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
+@pytest.mark.parametrize("seed", [20_260_101, 2**63 - 1])
+def test_large_seeds(data, tmp_path, seed):
+    run(tiny_arguments(data, loop={"steps": 1, "seed": seed}), tmp_path / "a")
+    run(tiny_arguments(data, loop={"steps": 1, "seed": seed - 1}), tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "b")
+
+
+def test_patience_needs_validation_data(data, tmp_path):
+    with pytest.raises(ValueError, match=r"validation.patience .* data.validation, or leave patience out"):
+        run(tiny_arguments(data, validation={"patience": 2}), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_memory_errors_name_the_setting_to_lower(data):
     arguments = tiny_arguments(data, loop={"batch_size": 4, "accumulation": 3})
     with (
@@ -516,20 +529,38 @@ def test_another_number_of_processes_than_asked_for_is_refused():
     assert processes_asked_for() is None
 
 
+CPU_CONFIG = "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nuse_cpu: true\nnum_processes: 2\n"
+
+
+def accelerate_launch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` of a script that checks its processes, with `folder/hf` as HF_HOME."""
+    script = folder / "script.py"
+    load = f"import runpy; found = runpy.run_path({launch_checks.__file__!r})"
+    script.write_text(f"{load}\nprint('asked', found['processes_asked_for']())\nfound['check_processes'](1)")
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment["HF_HOME"] = str(folder / "hf")
+    command = [*launch, *options, str(script)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=120)
+
+
 @pytest.mark.parametrize(
     "options", [["--cpu", "--num_processes", "2"], ["--config_file", "cpu.yaml"], ["--config-file=cpu.yaml"]]
 )
 def test_accelerate_launch_on_cpus_is_noticed(tmp_path, options):
     """Its real command line: it starts one process, whatever is asked for."""
-    settings = "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nuse_cpu: true\nnum_processes: 2\n"
-    (tmp_path / "cpu.yaml").write_text(settings)
-    script = tmp_path / "script.py"
-    load = f"import runpy; found = runpy.run_path({launch_checks.__file__!r})"
-    script.write_text(f"{load}\nprint('asked', found['processes_asked_for']())\nfound['check_processes'](1)")
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command = [*launch, *options, str(script)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120)
+    (tmp_path / "cpu.yaml").write_text(CPU_CONFIG)
+    output = accelerate_launch(tmp_path, *options)
     assert "asked 2" in output.stdout.splitlines(), output.stderr[-2000:]
     assert output.stdout.count("asked") == 1
     assert "2 processes were asked for and 1 runs" in output.stderr
+
+
+@pytest.mark.parametrize(("options", "asked"), [([], "2"), (["--cpu"], "None"), (["--num_processes", "1"], "1")])
+def test_the_file_of_accelerate_config_is_noticed(tmp_path, options, asked):
+    """`accelerate launch` reads it by itself, but not with `--cpu`."""
+    (tmp_path / "hf" / "accelerate").mkdir(parents=True)
+    (tmp_path / "hf" / "accelerate" / "default_config.yaml").write_text(CPU_CONFIG)
+    output = accelerate_launch(tmp_path, *options)
+    assert output.stdout.splitlines() == [f"asked {asked}"], output.stderr[-2000:]
+    assert ("2 processes were asked for and 1 runs" in output.stderr) == (asked == "2")
