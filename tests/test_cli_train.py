@@ -95,7 +95,10 @@ def test_training_writes_a_model_with_its_card(recipe, tmp_path):
         (["--set", "data.train="], "data.train must be"),
         (["--set", "data.train=[folder]"], "data.train[0] must be a mapping, got 'folder'"),
         (["--set", "record.trackers=[wand]"], "record.trackers: 'wand' is unknown"),
-        (["--set", "lora.enabled=true", "--push-to-hub", "me/model"], "must name a base model there"),
+        (["--set", "lora.enabled=true", "--push-to-hub", "me/model"], "or set lora.merge=true to upload the merged"),
+        (["--push-to-hub", "bad name!!"], "--push-to-hub 'bad name!!' is no repository ORG/NAME"),
+        (["--push-to-hub", "a/b/c"], "--push-to-hub 'a/b/c' is no repository ORG/NAME"),
+        (["--push-to-hub", "model"], "--push-to-hub 'model' names no owner: give ORG/NAME"),
     ],
 )
 def test_wrong_options_end_with_a_line(recipe, tmp_path, arguments, message):
@@ -179,13 +182,42 @@ class FakeHub:
         self.calls.append(("upload_folder", {**options, "files": files}))
 
 
-def test_push_to_hub_uploads_the_model_folder(tmp_path, monkeypatch):
+@pytest.fixture
+def hub(monkeypatch) -> list[tuple[str, dict]]:
+    """The calls of a hub that takes everything."""
     monkeypatch.setattr(training_run, "HfApi", FakeHub)
+    monkeypatch.setattr(FakeHub, "calls", [])
+    return FakeHub.calls
+
+
+def test_push_to_hub_uploads_the_merged_model_if_there_is_one(recipe, tmp_path, hub):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", recipe, "--output", tmp_path / "run", "--root", clips, "--push-to-hub", "me/model"]
+    result = train(*command, "--set", "lora={enabled: true, rank: 2, merge: true}")
+    assert result.exit_code == 0, result.output
+    uploaded = hub[-1][1]
+    assert uploaded["folder_path"] == tmp_path / "run" / "merged"
+    assert "model.safetensors" in uploaded["files"] and "adapter_config.json" not in uploaded["files"]
+    use = 'pipeline("video-saliency", model="{}")'
+    assert use.format("me/model") in (tmp_path / "run" / "merged" / "README.md").read_text()
+    assert use.format("model") in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_an_adapter_is_uploaded_with_a_base_on_the_hub(recipe, tmp_path, hub):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", recipe, "--output", tmp_path / "run", "--root", clips, "--push-to-hub", "me/model"]
+    result = train(*command, "--set", "lora={enabled: true, rank: 2, base_model: me/base}")
+    assert result.exit_code == 0, result.output
+    assert hub[-1][1]["folder_path"] == tmp_path / "run" / "model"
+    assert "adapter_config.json" in hub[-1][1]["files"]
+
+
+def test_push_to_hub_uploads_the_model_folder(tmp_path, hub):
     result = train(
         "--config", RECIPES / "gfsalnet_static.yaml", "--smoke", "--output", tmp_path, "--push-to-hub", "me/model"
     )
     assert result.exit_code == 0, result.output
-    (first, created), (second, uploaded) = FakeHub.calls
+    (first, created), (second, uploaded) = hub
     assert (first, second) == ("create_repo", "upload_folder")
     assert created["repo_id"] == uploaded["repo_id"] == "me/model" and created["exist_ok"]
     assert created["private"] is True
@@ -229,7 +261,7 @@ def test_cards_count_what_lies_in_their_folder_and_name_no_folders(recipe, tmp_p
         record = json.loads((folder / "training.json").read_text())
         assert record["parameters"] == num_parameters(folder)
         card = (folder / "README.md").read_text()
-        assert f"{num_parameters(folder):,} parameters" in card
+        assert f"{num_parameters(folder):,} parameters" in card and f'model="{name}"' in card
         assert f"{record['trained_parameters']:,} {'were' if name == 'merged' else 'of them'} trained" in card
         for file in ("README.md", "training.json"):
             assert str(tmp_path) not in (folder / file).read_text()
