@@ -3,6 +3,14 @@
 
 So a run that goes on after a kill, several processes and any number of workers see the same
 samples. Windows are cut by seeking; nothing before them is decoded.
+
+Measured on 2 shared cores of x86_64 with torch 2.13.0+cpu by `pytest -s -m benchmark
+tests/benchmarks/test_training_data_speed.py`: windows of 4 frames with their maps, both from 640 x 480 H.264 videos
+of 400 frames with a key frame every 25, with augmentation, for an input of 192 x 144. 12.8, 12.4 and 20.4 windows a
+second are loaded with 0, 1 and 2 workers, and 6.3 a second go through a training step (forward and backward on one
+thread) of the compact appearance stream, so that two workers keep up with it on these cores. A faster device wants
+more of them: `data.workers`. Reading 4 frames at the end of a video takes 33 ms by seeking, 498 ms by decoding from
+the start.
 """
 
 from __future__ import annotations
