@@ -4,6 +4,8 @@
     python examples/ablate.py --table examples/ablations/gfsalnet.yaml --root ucf_sports=UCF --output runs/ablation
     python examples/ablate.py --table examples/ablations/salfom.yaml --smoke --output /tmp/ablation
 
+The papers start from encoders that were trained before: give yours with `--encoder FOLDER`; each table says which.
+
 Each row shows the best scores of its run on the validation data. Where those data have chosen among several updates, a
 line below the table says so. A table that broke off goes on when the same command is given again. On miniature data
 (`--smoke`) no numbers are printed: they would mean nothing.
@@ -12,6 +14,7 @@ line below the table says so. A table that broke off goes on when the same comma
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
 import re
@@ -27,6 +30,7 @@ from rich.table import Table
 
 import video_saliency  # noqa: F401  # registers the models
 from video_saliency.training.recipe_files import merged, read_recipe
+from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_checkpoints import TrainingError
 from video_saliency.training.training_run import RunOptions, read_arguments, train_recipe
 
@@ -35,9 +39,13 @@ logger = logging.getLogger("ablate")
 
 @dataclass(frozen=True)
 class Row:
-    """A variant: what it changes in the recipe, and in its miniature form, and the paper's scores."""
+    """A variant: what it changes in the recipe, and in its miniature form, and the paper's scores.
+
+    `encoder` names one of its own, for a variant that cannot start from the encoder of the others.
+    """
 
     name: str
+    encoder: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
     smoke: dict[str, Any] = field(default_factory=dict)
     paper: list[float] = field(default_factory=list)
@@ -45,13 +53,14 @@ class Row:
 
 @dataclass(frozen=True)
 class AblationTable:
-    """A table of a paper."""
+    """A table of a paper; `encoder`: which weights come from the folder of `--encoder`, a regular expression."""
 
     title: str
     recipe: Path
     metrics: list[str]
     rows: list[Row]
     data: dict[str, Any] = field(default_factory=dict)
+    encoder: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> AblationTable:
@@ -77,30 +86,71 @@ class AblationTable:
 
 
 def run_options(table: AblationTable, row: Row, options: argparse.Namespace) -> RunOptions:
-    """The run of a variant, whose recipe is written."""
+    """The run of a variant, whose recipe is written into its folder."""
     home = options.output / re.sub(r"\W+", "_", row.name).strip("_").lower()
     home.mkdir(parents=True, exist_ok=True)
     recipe = home / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(table.recipe_of(row), sort_keys=False), encoding="utf-8")
+    folder = encoders(table, options.encoders).get(row.encoder)
+    start = [] if folder is None else [f"model.weights_from={json.dumps({table.encoder: folder})}"]
     return RunOptions(
         config=recipe,
         output=home,
         roots=options.roots,
         train=options.train,
         validation=options.validation,
-        settings=options.settings,
+        settings=[*start, *options.settings],
         smoke=options.smoke,
     )
 
 
-def run_row(table: AblationTable, row: Row, options: argparse.Namespace) -> dict[str, float]:
-    """Trains a variant and returns its best scores."""
-    return train_recipe(run_options(table, row, options)).scores
+def encoders(table: AblationTable, texts: Sequence[str]) -> dict[str, str]:
+    """Folder of each encoder, by its name in the rows, the common one by "". Raises `ValueError` for other names."""
+    found = dict(text.partition("=")[::2] if "=" in text else ("", text) for text in texts)
+    names = {row.encoder for row in table.rows}
+    if found and table.encoder is None:
+        raise ValueError("--encoder: the table does not say which weights an encoder has")
+    if unknown := sorted(set(found) - names):
+        own = ", ".join(f"{name}=FOLDER" for name in sorted(names) if name)
+        raise ValueError(f"--encoder {unknown[0]}=...: the table takes FOLDER{f' and {own}' if own else ''}")
+    return found
 
 
-def selection_note(table: AblationTable, options: argparse.Namespace) -> str:
+def is_fresh(arguments: TrainingArguments, table: AblationTable) -> bool:
+    """Whether a variant starts with random weights in its encoder: those that the recipe itself names are others."""
+    recipe = read_recipe(table.recipe).get("model", {})
+    known = recipe.get("weights_from", {})
+    return arguments.model.name_or_path is None and set(arguments.model.weights_from) <= set(known)
+
+
+def check_start(row: Row, arguments: TrainingArguments, table: AblationTable) -> None:
+    """Raises `ValueError` for a backbone that is random and stays so: the rows would differ by chance alone."""
+    model = arguments.model
+    if is_fresh(arguments, table) and model.config.get("freeze_backbone", model.architecture == "visage_saliency"):
+        raise ValueError(
+            f"{row.name}: the backbone is frozen and would keep random weights: give the folder of a trained one by "
+            "--encoder FOLDER; the recipe says how to make it"
+        )
+
+
+def chosen_rows(table: AblationTable, options: argparse.Namespace) -> list[Row]:
+    """The variants that are run: where encoders are given, those that have theirs."""
+    given = encoders(table, options.encoders)
+    for row in table.rows:
+        if given and row.encoder not in given:
+            logger.warning("%s is left out: give its own encoder by --encoder %s=FOLDER", row.name, row.encoder)
+    return [row for row in table.rows if not given or row.encoder in given]
+
+
+def protocol_of(arguments: TrainingArguments, table: AblationTable) -> str:
+    """How the scores came about, for the title."""
+    start = "; encoders from random weights, unlike the paper's" if is_fresh(arguments, table) else ""
+    windows = arguments.data.validation_windows
+    return f"{windows} validation windows a clip, protocol {arguments.validation.protocol}{start}"
+
+
+def selection_note(arguments: TrainingArguments) -> str:
     """On which data the update was chosen that a row shows; empty if only the last one was scored."""
-    arguments = read_arguments(run_options(table, table.rows[0], options))
     validation, sources = arguments.validation, arguments.data.validation
     if not sources or not validation.every:
         return ""
@@ -112,13 +162,25 @@ def selection_note(table: AblationTable, options: argparse.Namespace) -> str:
     return f"{note}."
 
 
-def print_table(table: AblationTable, scores: dict[str, dict[str, float]], *, is_smoke: bool, note: str = "") -> None:
+def print_table(
+    table: AblationTable,
+    scores: dict[str, dict[str, float]],
+    *,
+    is_smoke: bool,
+    protocol: str = "",
+    note: str = "",
+) -> None:
     """One row a variant and a note below; of a miniature run it says only that the variant runs."""
-    shown = Table(title=f"{table.title}{' (miniature data: no scores)' if is_smoke else ''}", title_justify="left")
+    remarks = [protocol] if protocol else []
+    remarks += ["miniature data: no scores"] if is_smoke else []
+    title = f"{table.title} ({'; '.join(remarks)})" if remarks else table.title
+    shown = Table(title=title, title_justify="left")
     for header in ("", *table.metrics, *(f"{name}, paper" for name in table.metrics)):
         shown.add_column(header, justify="right" if header else "left")
     for row in table.rows:
-        own = ["runs" if is_smoke else f"{scores[row.name].get(name, math.nan):.3f}" for name in table.metrics]
+        found = scores.get(row.name)  # none of a variant that was left out
+        own = ["runs" if is_smoke else f"{(found or {}).get(name, math.nan):.3f}" for name in table.metrics]
+        own = own if found is not None else ["-"] * len(table.metrics)
         paper = [f"{value:.3f}" for value in row.paper]
         shown.add_row(row.name, *own, *paper, *["-"] * (len(table.metrics) - len(paper)))
     console = Console(width=160 if not sys.stdout.isatty() else None)
@@ -135,6 +197,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train", action="append", default=[], metavar="NAME[:SPLIT]=FOLDER")
     parser.add_argument("--validation", action="append", default=[], metavar="NAME[:SPLIT]=FOLDER")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="SECTION.NAME=VALUE")
+    encoder = "start from its encoder; NAME= for a row with one of its own"
+    parser.add_argument(
+        "--encoder", action="append", default=[], dest="encoders", metavar="[NAME=]FOLDER", help=encoder
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny models on made-up data")
     return parser.parse_args(arguments)
 
@@ -144,11 +210,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING)
     try:
         table = AblationTable.read(options.table)
-        note = selection_note(table, options)
-        scores = {row.name: run_row(table, row, options) for row in table.rows}
+        runs = {row.name: run_options(table, row, options) for row in chosen_rows(table, options)}
+        settings = {name: read_arguments(run) for name, run in runs.items()}
+        for row in table.rows:
+            if row.name in settings and not options.smoke:
+                check_start(row, settings[row.name], table)
+        scores = {name: train_recipe(run).scores for name, run in runs.items()}
     except (ValueError, OSError, TrainingError) as error:
         sys.exit(f"error: {error}")
-    print_table(table, scores, is_smoke=options.smoke, note=note)
+    first = next(iter(settings.values()))
+    protocol, note = protocol_of(first, table), selection_note(first)
+    print_table(table, scores, is_smoke=options.smoke, protocol=protocol, note=note)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def parse(arguments: Sequence[str] | None = None) -> RunOptions:
     parser.add_argument("--model", metavar="FOLDER|ID|default", help="start from this model")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="SECTION.NAME=VALUE")
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model on made-up data")
-    parser.add_argument("--push-to-hub", metavar="ID", help="upload the trained model; a new repository is private")
+    upload = "upload the trained model, with lora.merge=true the merged one; a new repository is private"
+    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help=upload)
     return RunOptions(**vars(parser.parse_args(arguments)))
 
 

@@ -96,12 +96,15 @@ def test_training_writes_a_model_with_its_card(recipe, tmp_path):
         (["--set", "data.train="], "data.train must be"),
         (["--set", "data.train=[folder]"], "data.train[0] must be a mapping, got 'folder'"),
         (["--set", "record.trackers=[wand]"], "record.trackers: 'wand' is unknown"),
-        (["--set", "lora.enabled=true", "--push-to-hub", "me/model"], "must name a base model there"),
+        (["--set", "lora.enabled=true", "--push-to-hub", "me/model"], "or set lora.merge=true to upload the merged"),
         (
             ["--model", "me/base", "--set", "lora.enabled=true", "--push-to-hub", "me/model"]
             + ["--set", "model.config={}", "--set", "model.first_gate=1"],
             "must name a base model there",
         ),
+        (["--push-to-hub", "bad name!!"], "--push-to-hub 'bad name!!' is no repository ORG/NAME"),
+        (["--push-to-hub", "a/b/c"], "--push-to-hub 'a/b/c' is no repository ORG/NAME"),
+        (["--push-to-hub", "model"], "--push-to-hub 'model' names no owner: give ORG/NAME"),
     ],
 )
 def test_wrong_options_end_with_a_line(recipe, tmp_path, arguments, message):
@@ -210,13 +213,44 @@ class FakeHub:
         self.calls.append(("upload_folder", {**options, "files": files}))
 
 
-def test_push_to_hub_uploads_the_model_folder(tmp_path, monkeypatch):
+@pytest.fixture
+def hub(monkeypatch) -> list[tuple[str, dict]]:
+    """The calls of a hub that takes everything."""
     monkeypatch.setattr(training_run, "HfApi", FakeHub)
+    monkeypatch.setattr(FakeHub, "calls", [])
+    return FakeHub.calls
+
+
+def test_push_to_hub_uploads_the_merged_model_if_there_is_one(recipe, tmp_path, hub):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", recipe, "--output", tmp_path / "run", "--root", clips, "--push-to-hub", "me/model"]
+    result = train(*command, "--set", "lora={enabled: true, rank: 2, merge: true}")
+    assert result.exit_code == 0, result.output
+    uploaded = hub[-1][1]
+    assert uploaded["folder_path"] == tmp_path / "run" / "merged"
+    assert "model.safetensors" in uploaded["files"] and "adapter_config.json" not in uploaded["files"]
+    use = 'pipeline("video-saliency", model="{}")'
+    assert use.format("me/model") in (tmp_path / "run" / "merged" / "README.md").read_text()
+    assert use.format("THIS_REPOSITORY") in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_an_adapter_is_uploaded_with_a_base_on_the_hub(recipe, tmp_path, hub):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", recipe, "--root", clips, "--set", "data.validation=[]"]
+    assert train(*command, "--output", tmp_path / "first").exit_code == 0
+    command += ["--model", tmp_path / "first" / "model", "--output", tmp_path / "run", "--push-to-hub", "me/model"]
+    result = train(*command, "--set", "lora={enabled: true, rank: 2, base_model: me/base}")
+    assert result.exit_code == 0, result.output
+    assert hub[-1][1]["folder_path"] == tmp_path / "run" / "model"
+    assert "adapter_config.json" in hub[-1][1]["files"]
+
+
+def test_push_to_hub_uploads_the_model_folder(tmp_path, hub):
     result = train(
         "--config", RECIPES / "gfsalnet_static.yaml", "--smoke", "--output", tmp_path, "--push-to-hub", "me/model"
     )
     assert result.exit_code == 0, result.output
-    (first, created), (second, uploaded) = FakeHub.calls
+    (first, created), (second, uploaded) = hub
     assert (first, second) == ("create_repo", "upload_folder")
     assert created["repo_id"] == uploaded["repo_id"] == "me/model" and created["exist_ok"]
     assert created["private"] is True
@@ -235,3 +269,41 @@ def test_a_run_that_breaks_off_says_so(recipe, tmp_path):
     result = train("--config", recipe, "--output", tmp_path / "run", "--root", clips, *setting)
     assert result.exit_code == 1, result.output
     assert "the loss is no finite number at step" in result.output
+
+
+def num_parameters(folder: Path) -> int:
+    """Of the model that a folder loads as, with those of PEFT's adapters and without its copy of the decoder."""
+    named = load_model(str(folder)).named_parameters()
+    return sum(value.numel() for name, value in named if ".original_module." not in name)
+
+
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_cards_count_what_lies_in_their_folder_and_name_no_folders(recipe, tmp_path, has_adapter):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", recipe, "--root", clips, "--set", "data.validation=[]"]
+    first = tmp_path / "first"
+    assert train(*command, "--output", first).exit_code == 0
+    settings = {"model.teachers": [str(first / "model")]}
+    if has_adapter:
+        settings["lora"] = {"enabled": True, "merge": True, "rank": 2, "base_model": str(first / "model")}
+    else:
+        settings["model.weights_from"] = {r"streams\.appearance\.trunk\..*": str(first / "model")}
+    changes = [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    result = train(*command, "--output", tmp_path / "run", "--model", first / "model", *changes)
+    assert result.exit_code == 0, result.output
+    for name in ("model", "merged") if has_adapter else ("model",):
+        folder = tmp_path / "run" / name
+        record = json.loads((folder / "training.json").read_text())
+        assert record["parameters"] == num_parameters(folder)
+        card = (folder / "README.md").read_text()
+        assert f"{num_parameters(folder):,} parameters" in card and 'model="THIS_REPOSITORY"' in card
+        assert f"{record['trained_parameters']:,} {'were' if name == 'merged' else 'of them'} trained" in card
+        for file in ("README.md", "training.json"):
+            assert str(tmp_path) not in (folder / file).read_text()
+        assert record["arguments"]["model"]["teachers"] == ["model"]
+        if has_adapter:
+            assert record["arguments"]["lora"]["base_model"] == "model"
+        else:
+            assert record["arguments"]["model"]["weights_from"] == {r"streams\.appearance\.trunk\..*": "model"}
+    if has_adapter:
+        assert num_parameters(tmp_path / "run" / "merged") == num_parameters(first / "model")

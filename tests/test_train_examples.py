@@ -9,15 +9,18 @@ import re
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
 from training_factory import losses, reset_accelerate
 
 from video_saliency.loading import load_config, load_model, load_processor
-from video_saliency.training.recipe_files import make_arguments, read_recipe
+from video_saliency.training.recipe_files import make_arguments, merged, read_recipe
+from video_saliency.training.training_model import open_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
@@ -164,6 +167,92 @@ def test_an_ablation_shows_scores_of_real_runs(capsys):
     assert re.search(r"full\s*│\s*0\.250\s*│\s*0\.500", capsys.readouterr().out)
 
 
+@pytest.fixture(scope="module")
+def salfom_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SalFoM's table with two rows of one encoder and one with its own."""
+    content = yaml.safe_load((EXAMPLES / "ablations" / "salfom.yaml").read_text())
+    content["recipe"] = str(EXAMPLES / "recipes" / "salfom.yaml")
+    content["rows"] = [row for row in content["rows"] if row["name"] in ("UMT-L, 8 frames", "UMT-B, 8 frames", "all")]
+    path = tmp_path_factory.mktemp("table") / "salfom.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def ablate_smoke(table: Path, output: Path, *options: str) -> dict[str, dict]:
+    """Weights of each row's model, after a miniature run that moves none."""
+    still = ["--set", "loop.steps=1", "--set", "validation.every=0", "--set", "optimizer.learning_rate=0.0"]
+    load_script("ablate").main(["--table", str(table), "--smoke", "--output", str(output), *still, *options])
+    return {path.parents[1].name: load_file(path) for path in output.glob("*/model/model.safetensors")}
+
+
+def test_an_ablation_starts_from_the_given_encoders(runs, salfom_rows, tmp_path, capsys, caplog):
+    encoder = smoke(runs, "salfom") / "model"
+    expected = {
+        name: value for name, value in load_file(encoder / "model.safetensors").items() if name.startswith("encoder.")
+    }
+    found = ablate_smoke(salfom_rows, tmp_path / "one", "--encoder", str(encoder))
+    assert set(found) == {"umt_l_8_frames", "all"}
+    for state in found.values():
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+    shown = capsys.readouterr().out
+    assert "2 validation windows a clip, protocol mit; miniature data" in " ".join(shown.split())
+    assert re.search(r"UMT-B, 8 frames\s*│\s*-\s*│", shown)
+    assert "UMT-B, 8 frames is left out: give its own encoder by --encoder UMT-B=FOLDER" in caplog.text
+
+    two = ["--encoder", "somewhere else", "--encoder", f"UMT-B={encoder}"]
+    with pytest.raises(SystemExit, match="somewhere else"):
+        ablate_smoke(salfom_rows, tmp_path / "two", *two)
+    found = ablate_smoke(salfom_rows, tmp_path / "three", "--encoder", f"UMT-B={encoder}")
+    assert set(found) == {"umt_b_8_frames"}
+    assert all(torch.equal(found["umt_b_8_frames"][name], value) for name, value in expected.items())
+
+
+def test_an_ablation_from_random_encoders_says_so(salfom_rows, tmp_path, capsys):
+    assert len(ablate_smoke(salfom_rows, tmp_path)) == 3
+    assert "encoders from random weights, unlike the paper's" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        ("visage_expert1", [], "the backbone is frozen and would keep random weights.*--encoder FOLDER"),
+        ("salfom", ["--encoder", "UMT-H=folder"], r"--encoder UMT-H=...: the table takes FOLDER and UMT-B=FOLDER"),
+    ],
+)
+def test_an_ablation_that_would_mean_nothing_is_refused(tmp_path, table, options, message):
+    path = EXAMPLES / "ablations" / f"{table}.yaml"
+    command = ["--table", str(path), "--output", str(tmp_path), "--root", str(tmp_path), *options]
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        load_script("ablate").main(command)
+
+
+def test_a_frozen_backbone_may_come_from_a_setting(tmp_path):
+    ablate = load_script("ablate")
+    table = ablate.AblationTable.read(EXAMPLES / "ablations" / "visage_expert1.yaml")
+    content = {name: part for name, part in table.recipe_of(table.rows[0]).items() if name != "smoke"}
+    for change in ({"name_or_path": "folder"}, {"weights_from": {"backbone.*": "folder"}}):
+        ablate.check_start(table.rows[0], make_arguments(merged(content, {"model": change})), table)
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "ablations").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_row_takes_the_encoder_of_its_table(runs, path, tmp_path):
+    """A miniature model of the recipe, or of the step before it, gives the encoder."""
+    table = load_script("ablate").AblationTable.read(path)
+    first = FIRST_STEP.get(table.recipe.stem, table.recipe.stem)
+    content = read_recipe(EXAMPLES / "recipes" / f"{first}.yaml", smoke=True)
+    folder = tmp_path / "start"
+    open_model(make_arguments({**content, "data": {}})).save(folder)
+    expected = load_file(folder / "model.safetensors")
+    expected = {name: value for name, value in expected.items() if re.fullmatch(table.encoder, name)}
+    assert expected
+    for row in table.rows:
+        recipe = table.recipe_of(row)
+        recipe = merged(recipe, {**recipe.pop("smoke"), "data": {}})
+        recipe["model"]["weights_from"] = {table.encoder: str(folder)}
+        state = open_model(make_arguments(recipe)).model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
@@ -182,14 +271,14 @@ def test_an_ablation_says_that_it_chose_on_what_it_scores(tmp_path, name, option
     table = ablate.AblationTable.read(EXAMPLES / "ablations" / f"{name}.yaml")
     flags = [f"--{'set' if key == 'settings' else key}={value}" for key, values in options.items() for value in values]
     parsed = ablate.parse_options(["--table", "x", "--output", str(tmp_path), *flags])
-    note = ablate.selection_note(table, parsed)
+    note = ablate.selection_note(ablate.read_arguments(ablate.run_options(table, table.rows[0], parsed)))
     assert (expected in note) if expected else note == ""
     assert ("test data" in note) == ("test" in note.split(", the data")[0])
 
 
 def test_a_table_of_real_scores_has_the_note_below_it(tmp_path, monkeypatch, capsys):
     ablate = load_script("ablate")
-    monkeypatch.setattr(ablate, "run_row", lambda *_: {"cc": 0.5})
+    monkeypatch.setattr(ablate, "train_recipe", lambda _: SimpleNamespace(scores={"cc": 0.5}))
     table = EXAMPLES / "ablations" / "dtfsal_fusion.yaml"
     ablate.main(["--table", str(table), "--output", str(tmp_path)])
     shown = capsys.readouterr().out.rstrip().splitlines()

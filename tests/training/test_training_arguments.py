@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -52,6 +53,31 @@ def test_sections_become_dataclasses():
         ({"model": {"weights_from": {"(": "folder"}}}, r"model.weights_from: '\(' is no regular"),
         ({"lora": {"targets": "("}}, r"lora.targets: '\(' is no regular"),
         ({"data": {"short_clips": "stop"}}, "data.short_clips must be .*cycle"),
+        ({"loop": {"seed": -1}}, "loop.seed must be 0 to 9223372036854775807, got -1"),
+        ({"loop": {"seed": 2**63}}, "loop.seed must be 0 to 9223372036854775807, got 9223372036854775808"),
+        ({"loop": {"average_decay": 1.5}}, "loop.average_decay must be 0 to below 1, got 1.5"),
+        ({"loop": {"average_decay": 1.0}}, "loop.average_decay must be 0 to below 1, got 1.0"),
+        ({"loop": {"average_decay": math.nan}}, "loop.average_decay must be 0 to below 1, got nan"),
+        ({"loop": {"num_processes": 0}}, "loop.num_processes must be at least 1, got 0"),
+        ({"validation": {"patience": 0}}, "validation.patience must be at least 1, got 0"),
+        ({"validation": {"every": -1}}, "validation.every must be at least 0, got -1"),
+        ({"validation": {"sample_maps": -1}}, "validation.sample_maps must be at least 0, got -1"),
+        ({"data": {"validation_clips": 0}}, "data.validation_clips must be at least 1, got 0"),
+        ({"data": {"validation_clips": -1}}, "data.validation_clips must be at least 1, got -1"),
+        ({"data": {"fixation_radius": -1}}, "data.fixation_radius must be at least 0, got -1"),
+        ({"data": {"density_sigma": 0}}, "data.density_sigma must be above 0, got 0"),
+        ({"data": {"density_sigma": math.nan}}, "data.density_sigma must be above 0, got nan"),
+        ({"data": {"workers": -1}}, "data.workers must be at least 0, got -1"),
+        ({"model": {"teacher_share": 1.5}}, "model.teacher_share must be 0 to 1, got 1.5"),
+        ({"lora": {"rank": 0}}, "lora.rank must be at least 1, got 0"),
+        ({"lora": {"dropout": 1}}, "lora.dropout must be 0 to below 1, got 1"),
+        ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate must be at least 0, got -1"),
+        ({"optimizer": {"learning_rate": math.nan}}, "optimizer.learning_rate must be at least 0, got nan"),
+        ({"optimizer": {"max_grad_norm": 0}}, "optimizer.max_grad_norm must be above 0, got 0"),
+        (
+            {"optimizer": {"groups": [{"pattern": "a", "learning_rate": -1}]}},
+            r"optimizer.groups\[0\].learning_rate must be at least 0, got -1",
+        ),
     ],
 )
 def test_wrong_values_name_their_place(content, message):

@@ -23,7 +23,7 @@ from video_saliency.training.smoke_data import write_smoke_clips, write_smoke_st
 from video_saliency.training.sound_cache import SoundCache
 from video_saliency.training.still_augmentation import StillAugmentation
 from video_saliency.training.training_arguments import DataArguments, DataSource, ValidationArguments
-from video_saliency.training.training_batches import BatchPlan, SampleKey, StepSampler
+from video_saliency.training.training_batches import BatchPlan, SampleKey, StepSampler, derived_seed
 from video_saliency.training.training_data import (
     WindowDataset,
     WindowSettings,
@@ -210,6 +210,19 @@ def test_short_clips_go_on_as_the_data_say_in_training_and_as_the_window_says_in
     arguments = ValidationArguments()
     validator = Validator(items, training, settings, windows=1, arguments=arguments, batch_size=1, accelerator=CPU)
     assert shown(validator.dataset[SampleKey(0, 0)]) == [0, 1, 2, 3, 4, 4, 4]
+
+
+@pytest.mark.parametrize("choice", ["cycle", "repeat"])
+def test_models_of_the_last_frame_have_no_choice_for_short_clips(choice):
+    spec = WindowSpec(num_frames=7, output="last")
+    with pytest.raises(ValueError, match=f"data.short_clips={choice} does nothing .* leave it out"):
+        make_settings(DataArguments(short_clips=choice), spec, SIZE, seed=0, flow_pair=None, audio=None)
+
+
+def test_derived_seeds_are_what_they_were_and_never_overflow():
+    assert derived_seed(3, 2, 5) == (3 * 1_000_003 + 2) * 1_000_003 + 5
+    assert len({derived_seed(2**63 - 1 - seed, 0, 0) for seed in range(5)}) == 5
+    torch.Generator().manual_seed(derived_seed(2**63 - 1, 10**6, 10**9))
 
 
 def test_flow_files_are_mirrored_with_the_frames(clips, tmp_path):

@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessExitedException
@@ -255,6 +258,72 @@ def test_another_recipe_in_the_same_folder_is_refused(data, tmp_path):
         run(tiny_arguments(data, loop={"steps": 2}, optimizer={"learning_rate": 1e-5}), tmp_path)
 
 
+def test_a_folder_without_checkpoints_is_free_for_other_settings(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop.InputMaker, "make", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(TrainingError, match="the memory is too small"):
+        run(tiny_arguments(data, loop={"steps": 2}), tmp_path)
+    monkeypatch.undo()
+    changed = tiny_arguments(data, loop={"steps": 2, "precision": "bf16"}, optimizer={"learning_rate": 1e-5})
+    assert run(changed, tmp_path).state.step == 2
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match=r"other settings \(loop.precision, optimizer.learning_rate\)"):
+        run(tiny_arguments(data, loop={"steps": 2}), tmp_path)  # its model is not overwritten
+
+
+def test_the_advice_for_a_loss_that_is_no_number(data, tmp_path):
+    """Another folder where there is a checkpoint, else the same one."""
+    wild = {"optimizer": {"learning_rate": 1e30}}
+    with pytest.raises(TrainingError, match=r"from the start\. .*optimizer.max_grad_norm$"):
+        run(tiny_arguments(data, **wild), tmp_path / "a")
+    with pytest.raises(TrainingError, match="the same command again.* the same command ends here again"):
+        run(tiny_arguments(data, **wild), tmp_path / "a")
+    assert run(tiny_arguments(data), tmp_path / "a").state.step == 6
+
+    early = {**wild, "record": {"checkpoint_every": 1}}
+    with pytest.raises(TrainingError, match=r"from the checkpoint of step 1\. .* name another --output"):
+        run(tiny_arguments(data, **early), tmp_path / "b")
+    with pytest.raises(ValueError, match=r"other settings \(optimizer.learning_rate\): name another --output"):
+        run(tiny_arguments(data, record={"checkpoint_every": 1}), tmp_path / "b")
+
+
+def test_a_run_goes_on_with_the_same_windows_shared_out_in_another_way(data, tmp_path):
+    still = {"model": {"frozen_batch_norm": ".*"}}
+    run(tiny_arguments(data, **still), tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_arguments(data, **still), tmp_path / "other", callbacks=[StopAt(4)])
+    with pytest.raises(ValueError, match=r"other settings \(world.samples in a step\)"):
+        run(tiny_arguments(data, **still, loop={"accumulation": 1}), tmp_path / "other")
+    two = tiny_arguments(data, **still, loop={"accumulation": 1, "num_processes": 2})
+    in_processes(2, train, two, tmp_path / "other")
+    expected, found = losses(tmp_path / "unbroken"), losses(tmp_path / "other")
+    assert list(found) == list(expected) == [1, 2, 3, 4, 5, 6]
+    assert list(found.values()) == pytest.approx(list(expected.values()), abs=1e-5)
+
+
+def test_the_same_data_by_another_path_are_the_same(data, tmp_path, monkeypatch):
+    run(tiny_arguments(data, loop={"steps": 2}), tmp_path / "run")
+    root = tiny_arguments(data).data.train[0].root
+    monkeypatch.chdir(data.parent)
+    relative = {"dataset": "folder", "split": "train", "root": os.path.relpath(root)}
+    assert not Path(relative["root"]).is_absolute()
+    assert run(tiny_arguments(data, data={"train": [relative]}, loop={"steps": 2}), tmp_path / "run").state.step == 2
+    monkeypatch.chdir(tmp_path)  # and the record does not depend on where the run was started
+    assert run(tiny_arguments(data, loop={"steps": 2}), tmp_path / "run").state.step == 2
+
+
+def test_a_run_may_become_longer_where_its_rates_do_not_look_at_its_end(data, tmp_path):
+    run(tiny_arguments(data, loop={"steps": 6}), tmp_path / "whole")
+    run(tiny_arguments(data, loop={"steps": 3}), tmp_path / "longer")
+    assert run(tiny_arguments(data, loop={"steps": 6}), tmp_path / "longer").state.step == 6
+    assert losses(tmp_path / "longer") == losses(tmp_path / "whole")
+    with pytest.raises(ValueError, match="holds a run of 6 steps, more than the 3 asked for"):
+        run(tiny_arguments(data, loop={"steps": 3}), tmp_path / "longer")
+    cosine = {"optimizer": {"schedule": "cosine"}}
+    run(tiny_arguments(data, **cosine, loop={"steps": 1}), tmp_path / "cosine")
+    with pytest.raises(ValueError, match=r"other settings \(loop.steps\)"):
+        run(tiny_arguments(data, **cosine, loop={"steps": 2}), tmp_path / "cosine")
+
+
 def test_settings_that_do_not_change_the_losses_may_change(data, tmp_path):
     run(tiny_arguments(data, loop={"steps": 2}), tmp_path)
     trainer = run(tiny_arguments(data, loop={"steps": 2}, record={"checkpoint_limit": 1}), tmp_path)
@@ -398,6 +467,19 @@ def test_seeds_reproduce(data, tmp_path):
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
+@pytest.mark.parametrize("seed", [20_260_101, 2**63 - 1])
+def test_large_seeds(data, tmp_path, seed):
+    run(tiny_arguments(data, loop={"steps": 1, "seed": seed}), tmp_path / "a")
+    run(tiny_arguments(data, loop={"steps": 1, "seed": seed - 1}), tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "b")
+
+
+def test_patience_needs_validation_data(data, tmp_path):
+    with pytest.raises(ValueError, match=r"validation.patience .* data.validation, or leave patience out"):
+        run(tiny_arguments(data, validation={"patience": 2}), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_memory_errors_name_the_setting_to_lower(data):
     arguments = tiny_arguments(data, loop={"batch_size": 4, "accumulation": 3})
     with (
@@ -421,6 +503,52 @@ def test_memory_errors_name_the_setting_to_lower(data):
         raise RuntimeError("another error")
     smallest = tiny_arguments(data, loop={"activation_checkpointing": True, "precision": "bf16"})
     assert "lora.enabled" in memory_advice(smallest)
+    odd = tiny_arguments(data, loop={"batch_size": 9, "accumulation": 2})
+    assert "from 9 to 3 and raise loop.accumulation from 2 to 6," in memory_advice(odd)
+
+
+def advised(message: str) -> dict[str, str]:
+    """The settings of the loop that a message tells to change, with their new values."""
+    changes = re.findall(r"loop\.(\w+)(?: from \d+ to |=)(\w+)", message)
+    return {name: yaml.safe_load(value) for name, value in changes}
+
+
+class OutOfMemoryAt(TrainerCallback):
+    """The device is full after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, trainer, values):
+        if trainer.state.step == self.step:
+            trainer.inputs.make = self.fail
+
+    def fail(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"batch_size": 2, "accumulation": 1}, {"batch_size": 1, "accumulation": 2}),
+        ({"batch_size": 1, "accumulation": 2}, {"activation_checkpointing": True}),
+    ],
+)
+def test_the_advice_for_memory_makes_the_run_go_on(data, tmp_path, before, after):
+    """With the same windows in each update, and so the losses of a run that had the memory."""
+    still = {"model": {"frozen_batch_norm": ".*"}}  # batch normalisation would tell one window from two
+    run(tiny_arguments(data, **still, loop=before), tmp_path / "enough")
+    with pytest.raises(TrainingError, match="the memory is too small") as caught:
+        run(tiny_arguments(data, **still, loop=before), tmp_path / "less", callbacks=[OutOfMemoryAt(3)])
+    assert advised(str(caught.value)) == after
+    assert list(losses(tmp_path / "less")) == [1, 2, 3]
+
+    trainer = run(tiny_arguments(data, **still, loop={**before, **advised(str(caught.value))}), tmp_path / "less")
+
+    assert trainer.state.step == 6
+    expected, found = losses(tmp_path / "enough"), losses(tmp_path / "less")
+    assert list(found) == list(expected)
+    assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-4)
 
 
 def test_another_number_of_processes_than_asked_for_is_refused():
@@ -429,20 +557,38 @@ def test_another_number_of_processes_than_asked_for_is_refused():
     assert processes_asked_for() is None
 
 
+CPU_CONFIG = "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nuse_cpu: true\nnum_processes: 2\n"
+
+
+def accelerate_launch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` of a script that checks its processes, with `folder/hf` as HF_HOME."""
+    script = folder / "script.py"
+    load = f"import runpy; found = runpy.run_path({launch_checks.__file__!r})"
+    script.write_text(f"{load}\nprint('asked', found['processes_asked_for']())\nfound['check_processes'](1)")
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment["HF_HOME"] = str(folder / "hf")
+    command = [*launch, *options, str(script)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=120)
+
+
 @pytest.mark.parametrize(
     "options", [["--cpu", "--num_processes", "2"], ["--config_file", "cpu.yaml"], ["--config-file=cpu.yaml"]]
 )
 def test_accelerate_launch_on_cpus_is_noticed(tmp_path, options):
     """Its real command line: it starts one process, whatever is asked for."""
-    settings = "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nuse_cpu: true\nnum_processes: 2\n"
-    (tmp_path / "cpu.yaml").write_text(settings)
-    script = tmp_path / "script.py"
-    load = f"import runpy; found = runpy.run_path({launch_checks.__file__!r})"
-    script.write_text(f"{load}\nprint('asked', found['processes_asked_for']())\nfound['check_processes'](1)")
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command = [*launch, *options, str(script)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120)
+    (tmp_path / "cpu.yaml").write_text(CPU_CONFIG)
+    output = accelerate_launch(tmp_path, *options)
     assert "asked 2" in output.stdout.splitlines(), output.stderr[-2000:]
     assert output.stdout.count("asked") == 1
     assert "2 processes were asked for and 1 runs" in output.stderr
+
+
+@pytest.mark.parametrize(("options", "asked"), [([], "2"), (["--cpu"], "None"), (["--num_processes", "1"], "1")])
+def test_the_file_of_accelerate_config_is_noticed(tmp_path, options, asked):
+    """`accelerate launch` reads it by itself, but not with `--cpu`."""
+    (tmp_path / "hf" / "accelerate").mkdir(parents=True)
+    (tmp_path / "hf" / "accelerate" / "default_config.yaml").write_text(CPU_CONFIG)
+    output = accelerate_launch(tmp_path, *options)
+    assert output.stdout.splitlines() == [f"asked {asked}"], output.stderr[-2000:]
+    assert ("2 processes were asked for and 1 runs" in output.stderr) == (asked == "2")

@@ -39,7 +39,12 @@ def train(
         bool, typer.Option("--smoke", help="Try the recipe: a few steps of a tiny model on made-up data.")
     ] = False,
     push_to_hub: Annotated[
-        str | None, typer.Option(help="Upload the trained model there; a new repository is private.", metavar="ID")
+        str | None,
+        typer.Option(
+            help="Upload the trained model there; a new repository is private. With LoRA the adapter is sent, with "
+            "lora.merge=true the merged model.",
+            metavar="ORG/NAME",
+        ),
     ] = None,
 ) -> None:
     """Train a model by a recipe. For several processes start examples/train.py with `accelerate launch`."""

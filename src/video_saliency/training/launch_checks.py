@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from accelerate.commands.config import default_config_file
 
 
 def check_processes(num_processes: int, *, wanted: int | None = None) -> None:
@@ -36,7 +37,8 @@ def check_processes(num_processes: int, *, wanted: int | None = None) -> None:
 def processes_asked_for() -> int | None:
     """The number of processes that the `accelerate launch` which started this process was told; `None` without one.
 
-    That is its `--num_processes`, else the one in the file of its `--config_file`.
+    That is its `--num_processes`, else the one in the file of its `--config_file`, else the one in the file that
+    `accelerate config` writes, which it reads without `--cpu`.
     """
     try:
         launcher = psutil.Process(os.getppid())
@@ -47,8 +49,9 @@ def processes_asked_for() -> int | None:
         return None
     if (number := _option(words, "--num_processes")) is not None:
         return int(number) if number.isdigit() else None
-    file = _option(words, "--config_file")
-    return None if file is None else _number_in(home / file)
+    if (file := _option(words, "--config_file")) is not None:
+        return _number_in(home / file)
+    return None if "--cpu" in words else _number_in(Path(default_config_file))
 
 
 def _option(words: Sequence[str], wanted: str) -> str | None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +12,7 @@ from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_checkpoints import TrainingError
 
 SMALLER_MODEL = "train fewer weights (lora.enabled, model.freeze), or split the model: examples/accelerate/fsdp2.yaml"
+NEW_RUN = "; if there are checkpoints in --output already, name another one: other numbers are another run"
 
 
 @contextlib.contextmanager
@@ -36,20 +36,24 @@ def remedy_for_memory(arguments: TrainingArguments, *, is_placing: bool = False)
 
 
 def memory_advice(arguments: TrainingArguments) -> str:
-    """Which setting to lower first."""
+    """Which setting to change first; with the first two a run goes on from its last checkpoint."""
     loop = arguments.loop
     if loop.batch_size > 1:
-        half = max(1, loop.batch_size // 2)
-        factor = math.ceil(loop.batch_size / half)
+        # a divisor, so that an update has as many windows as before
+        part = next(size for size in range(loop.batch_size // 2, 0, -1) if loop.batch_size % size == 0)
         return (
-            f"lower loop.batch_size from {loop.batch_size} to {half} and raise loop.accumulation from "
-            f"{loop.accumulation} to {loop.accumulation * factor}, which gives the same updates"
+            f"lower loop.batch_size from {loop.batch_size} to {part} and raise loop.accumulation from "
+            f"{loop.accumulation} to {loop.accumulation * loop.batch_size // part}, so that each update sees the same "
+            "windows; the run goes on with that in the same --output"
         )
     if not loop.activation_checkpointing:
-        return "set loop.activation_checkpointing=true: slower, the same numbers"
+        return (
+            "set loop.activation_checkpointing=true: slower, the same numbers; the run goes on with that in the same "
+            "--output"
+        )
     if loop.precision == "no":
-        return "set loop.precision=bf16"
-    return SMALLER_MODEL
+        return f"set loop.precision=bf16{NEW_RUN}"
+    return f"{SMALLER_MODEL}{NEW_RUN}"
 
 
 __all__ = ["memory_advice", "remedy_for_memory"]

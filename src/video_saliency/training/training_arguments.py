@@ -9,6 +9,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+LARGEST_SEED = 2**63 - 1
+# smallest value, largest one, and whether the smallest is outside; `None` stands for what its setting says
+RANGES: dict[str, tuple[float, float | None, bool]] = {
+    "model.teacher_share": (0, 1, False),
+    "lora.rank": (1, None, False),
+    "lora.alpha": (1, None, False),
+    "data.validation_windows": (1, None, False),
+    "data.validation_clips": (1, None, False),
+    "data.density_sigma": (0, None, True),
+    "data.fixation_radius": (0, None, False),
+    "data.workers": (0, None, False),
+    "optimizer.learning_rate": (0, None, False),
+    "optimizer.weight_decay": (0, None, False),
+    "optimizer.epsilon": (0, None, True),
+    "optimizer.max_grad_norm": (0, None, True),
+    "optimizer.step_every": (1, None, False),
+    "optimizer.step_factor": (0, None, True),
+    "optimizer.warmup": (0, None, False),
+    "optimizer.warmup_start": (0, 1, False),
+    "optimizer.final_learning_rate": (0, None, False),
+    "loop.epochs": (1, None, False),
+    "loop.steps": (1, None, False),
+    "loop.batch_size": (1, None, False),
+    "loop.accumulation": (1, None, False),
+    "loop.seed": (0, LARGEST_SEED, False),
+    "loop.num_processes": (1, None, False),
+    "validation.every": (0, None, False),
+    "validation.patience": (1, None, False),
+    "validation.keep_best": (1, None, False),
+    "validation.sample_maps": (0, None, False),
+    "record.checkpoint_every": (1, None, False),
+    "record.checkpoint_limit": (1, None, False),
+    "record.log_every": (1, None, False),
+}
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -96,10 +131,12 @@ class DataArguments:
         train, validation: data sets; several are joined.
         windows: windows of each clip in an epoch, at random places; `"all"`: one after the other from its start.
         short_clips: how training clips that are shorter than a window go on: `"repeat"` the last frame, or `"cycle"`
-            from the first one; `None`: as the model's window says, which rules validation and inference.
+            from the first one; `None`: as the model's window says, which rules validation and inference. Not for
+            models that describe the last frame: there the first one is repeated in front.
         validation_windows: evenly spaced windows of each clip.
         validation_clips: at most so many clips, evenly chosen; `None` for all.
-        density_sigma: densities are Gaussians of this share of the height at the fixations; `None`: the data's own.
+        density_sigma: densities are Gaussians of this share of the height, above 0, at the fixations; `None`: the
+            data's own.
         fixation_radius: a fixation marks a square of this radius in pixels of the model's maps.
         augmentation: `None`, `"flip"`, `"plain"`, `"strong"`, or fields of a `StillAugmentation`.
         synthetic_motion: stills become pairs of frames with made-up motion.
@@ -185,10 +222,13 @@ class LoopArguments:
         steps: updates of the weights; `None`: as `epochs` says.
         batch_size: windows in one forward of one process.
         accumulation: forwards of each process before an update: batch_size * accumulation * processes windows in all.
-        seed: of the order of the data, of all their changes, of fresh weights and of dropout.
+            A run may go on with the same product of other factors; batch normalisation that is trained sees
+            batch_size windows at a time all the same.
+        seed: of the order of the data, of all their changes, of fresh weights and of dropout; 0 to 2^63 - 1.
         precision: `"bf16"` computes in bfloat16 what autocast allows.
         activation_checkpointing: compute activations again in the backward pass instead of keeping them.
-        average_decay: of an exponential average of the trained weights, which is what is validated and saved.
+        average_decay: of an exponential average of the trained weights, which is what is validated and saved; 0 to
+            below 1.
         average_ramp: the average forgets early weights faster.
         average_buffers: whether statistics of batch normalisation are averaged as well, else they are the last ones.
         device: `"auto"` takes the first accelerator.
@@ -221,7 +261,7 @@ class ValidationArguments:
         protocol: preset of `video_saliency.metrics`.
         metrics: names in that preset.
         select_by: the metric by which models are compared, or `loss`, that of the validation data.
-        patience: stop after so many validations without a better one; `None`: never.
+        patience: stop after so many validations, 1 or more, without a better one; `None`: never.
         keep_best: so many of the best models are kept on disk.
         sample_maps: so many predictions are written as pictures.
     """
@@ -277,27 +317,11 @@ class TrainingArguments:
     record: RecordArguments = field(default_factory=RecordArguments)
 
     def __post_init__(self) -> None:
-        positive = {
-            "loop.epochs": self.loop.epochs,
-            "loop.batch_size": self.loop.batch_size,
-            "loop.accumulation": self.loop.accumulation,
-            "loop.steps": 1 if self.loop.steps is None else self.loop.steps,
-            "data.validation_windows": self.data.validation_windows,
-            "record.checkpoint_every": self.record.checkpoint_every,
-            "record.checkpoint_limit": self.record.checkpoint_limit,
-            "record.log_every": self.record.log_every,
-            "optimizer.step_every": self.optimizer.step_every,
-            "validation.keep_best": self.validation.keep_best,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        self._check_ranges()
         self._check_patterns()
         betas = self.optimizer.betas
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"optimizer.betas must be two numbers from 0 to below 1, got {betas}")
-        if not 0 <= self.model.teacher_share <= 1:
-            raise ValueError(f"model.teacher_share must be 0 to 1, got {self.model.teacher_share}")
         windows = self.data.windows
         if windows != "all" and (not isinstance(windows, int) or windows < 1):
             raise ValueError(f"data.windows must be at least 1, or 'all', got {windows!r}")
@@ -305,6 +329,23 @@ class TrainingArguments:
             raise ValueError(
                 f"validation.select_by must be loss or one of validation.metrics, got {self.validation.select_by!r}"
             )
+
+    def _check_ranges(self) -> None:
+        for place, (low, high, is_open) in RANGES.items():
+            section, name = place.split(".")
+            value = getattr(getattr(self, section), name)
+            if value is None:
+                continue
+            is_above = value > low if is_open else value >= low  # NaN is neither
+            if not is_above or not (high is None or value <= high):
+                raise ValueError(f"{place} must be {_range_words(low, high, is_open=is_open)}, got {value}")
+        for place, value in (("loop.average_decay", self.loop.average_decay), ("lora.dropout", self.lora.dropout)):
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{place} must be 0 to below 1, got {value}")
+        for index, group in enumerate(self.optimizer.groups):
+            for name, value in (("learning_rate", group.learning_rate), ("weight_decay", group.weight_decay)):
+                if value is not None and not value >= 0:
+                    raise ValueError(f"optimizer.groups[{index}].{name} must be at least 0, got {value}")
 
     def _check_patterns(self) -> None:
         model = self.model
@@ -326,6 +367,12 @@ class TrainingArguments:
     def to_dict(self) -> dict[str, Any]:
         """JSON types; `make_arguments(arguments.to_dict()) == arguments`."""
         return dataclasses.asdict(self)
+
+
+def _range_words(low: float, high: float | None, *, is_open: bool) -> str:
+    if high is not None:
+        return f"{low} to {high}"
+    return f"above {low}" if is_open else f"at least {low}"
 
 
 __all__ = [

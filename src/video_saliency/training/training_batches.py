@@ -13,6 +13,11 @@ from torch.utils.data import Sampler
 SEED_STRIDE = 1_000_003  # keys of neighbouring seeds do not meet
 
 
+def derived_seed(seed: int, epoch: int, number: int) -> int:
+    """The seed of torch for one sample of an epoch, or one place in a step: below 2^63, whatever the run's seed is."""
+    return ((seed * SEED_STRIDE + epoch) * SEED_STRIDE + number) % 2**63
+
+
 class SampleKey(NamedTuple):
     """Which sample: its epoch, from 0, and its number in the data."""
 
@@ -73,4 +78,4 @@ class StepSampler(Sampler[list[SampleKey]]):
                 yield self.plan.of_process(step, forward, self.process)
 
 
-__all__ = ["SEED_STRIDE", "BatchPlan", "SampleKey", "StepSampler"]
+__all__ = ["BatchPlan", "SampleKey", "StepSampler", "derived_seed"]

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,14 @@ logger = logging.getLogger(__name__)
 
 RECORD = "training.json"
 PLACEHOLDER = "THIS_REPOSITORY"  # which the scripts that send models fill in
+PEFT_LAYER = re.compile(r"\.lora_[AB]\.default\.")  # ViSAGE's own adapters bear the names of its experts
 TEMPLATE = """---
 {{ card_data }}
 ---
 
 # {{ title }}
 
-{{ architecture }}, {{ parameters }} parameters, {{ trained }} of them trained{{ adapter }}.
+{{ architecture }}, {{ parameters }} parameters{{ trained }}.
 It predicts where people look in video:
 
 ```python
@@ -87,7 +90,7 @@ def write_training_card(
         is_smoke: a run on miniature data; its numbers are not shown, because they mean nothing.
         model_id: by which users load the model; `None`: not known yet.
     """
-    record = training_record(trainer, is_smoke=is_smoke)
+    record = training_record(trainer, is_smoke=is_smoke, is_merged=_is_merged(trainer, folder))
     with atomic_path(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     arguments, training = trainer.arguments, trainer.training
@@ -95,7 +98,7 @@ def write_training_card(
         license=_licence(trainer),
         library_name="transformers",
         tags=["video-saliency", "saliency", "eye-tracking"],
-        base_model=arguments.lora.base_model or _hub_id(arguments.model.name_or_path),
+        base_model=_hub_id(arguments.lora.base_model) or _hub_id(arguments.model.name_or_path),
         datasets=sorted({source.dataset for source in arguments.data.train}) if not is_smoke else None,
         metrics=list(arguments.validation.metrics),
         model_name=arguments.title,
@@ -107,8 +110,7 @@ def write_training_card(
         title=arguments.title,
         architecture=type(training.network).__name__,
         parameters=f"{record['parameters']:,}",
-        trained=f"{record['trained_parameters']:,}",
-        adapter=_adapter_sentence(trainer, folder),
+        trained=_trained_sentence(trainer, folder, record["trained_parameters"]),
         model_id=model_id or PLACEHOLDER,
         notes=arguments.notes.strip(),
         scores="Miniature data: no scores." if is_smoke else _score_table(record),
@@ -119,7 +121,7 @@ def write_training_card(
         processes=trainer.plan.num_processes,
         hours=f"{record['seconds'] / 3600:.2f}",
         recipe=yaml.safe_dump(
-            _without_roots(arguments.to_dict()), sort_keys=False, allow_unicode=True, width=110
+            _without_folders(arguments.to_dict()), sort_keys=False, allow_unicode=True, width=110
         ).strip(),
         versions=record["versions"],
     )
@@ -127,19 +129,19 @@ def write_training_card(
         card.save(temporary)
 
 
-def training_record(trainer: Trainer, *, is_smoke: bool) -> dict[str, Any]:
-    """What a card says, JSON types."""
-    parameters = list(trainer.training.model.parameters())
+def training_record(trainer: Trainer, *, is_smoke: bool, is_merged: bool = False) -> dict[str, Any]:
+    """What a card says, JSON types; `is_merged`: of the model that the adapters are merged in."""
+    parameters = trainer.training.model.parameters()
     scores = {name: value for name, value in trainer.state.scores.items() if math.isfinite(value)}
     return {
         "is_smoke": is_smoke,
-        "arguments": _without_roots(trainer.arguments.to_dict()),
+        "arguments": _without_folders(trainer.arguments.to_dict()),
         "steps": trainer.state.step,
         "selected_step": int(trainer.state.best[0][1]) if trainer.state.best else trainer.state.step,
         "scores": {} if is_smoke else scores,
         "seconds": trainer.state.seconds,
         "train_windows": trainer.plan.num_samples,
-        "parameters": sum(parameter.numel() for parameter in parameters),
+        "parameters": _num_parameters(trainer, is_merged=is_merged),
         "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         "versions": {
             "video_saliency": __version__,
@@ -229,13 +231,28 @@ def _licence_text(trainer: Trainer) -> str:
     return f"Training started from {names}, whose terms hold.{card}"
 
 
-def _adapter_sentence(trainer: Trainer, folder: Path) -> str:
-    lora = trainer.arguments.lora
-    if not lora.enabled:
-        return ""
-    if not (folder / "adapter_config.json").exists():
-        return f"; low-rank adapters of rank {lora.rank} are merged in"
-    return f"; an adapter of rank {lora.rank} with its decoder, which loads with its base model"
+def _num_parameters(trainer: Trainer, *, is_merged: bool) -> int:
+    """Of the model that a folder loads as: without PEFT's untouched copy of the decoder, without merged adapters."""
+    has_adapters = trainer.training.base is not None
+    return sum(
+        parameter.numel()
+        for name, parameter in trainer.training.model.named_parameters()
+        if not (has_adapters and ".original_module." in name) and not (is_merged and PEFT_LAYER.search(name))
+    )
+
+
+def _is_merged(trainer: Trainer, folder: Path) -> bool:
+    return trainer.arguments.lora.enabled and not (folder / "adapter_config.json").exists()
+
+
+def _trained_sentence(trainer: Trainer, folder: Path, trained: int) -> str:
+    rank = trainer.arguments.lora.rank
+    if _is_merged(trainer, folder):
+        return f"; {trained:,} were trained, those of low-rank adapters of rank {rank} included, which are merged in"
+    sentence = f", {trained:,} of them trained"
+    if not trainer.arguments.lora.enabled:
+        return sentence
+    return f"{sentence}; an adapter of rank {rank} with its decoder, which loads with its base model"
 
 
 def _source_name(source: DataSource) -> str:
@@ -246,15 +263,23 @@ def _hub_id(name: str | None) -> str | None:
     return None if name is None or Path(name).exists() else name
 
 
-def _without_roots(content: dict[str, Any]) -> dict[str, Any]:
-    """A card names no folders of one machine."""
+def _without_folders(content: dict[str, Any]) -> dict[str, Any]:
+    """A card names no folders of one machine: data have none, models only the name of theirs."""
     data = dict(content["data"])
     for name in ("train", "validation"):
         data[name] = [{**source, "root": None, "clips": None} for source in data[name]]
-    model = dict(content["model"])
-    if model["name_or_path"] is not None and Path(model["name_or_path"]).exists():
-        model["name_or_path"] = Path(model["name_or_path"]).name
-    return {**content, "data": {**data, "flow_root": None}, "model": model}
+    named = {name: _without_path(content[name]) for name in ("model", "lora")}
+    return {**content, "data": {**data, "flow_root": None}, **named}
+
+
+def _without_path(value: Any) -> Any:
+    """Paths within nested settings as their last name; a Hub id stays what it is."""
+    if isinstance(value, dict):
+        return {name: _without_path(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_path(part) for part in value]
+    is_path = isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value))
+    return Path(value).name if is_path else value
 
 
 __all__ = ["write_training_card"]

@@ -25,16 +25,21 @@ from video_saliency.training.training_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS, BEST, RECORD = "checkpoints", "best", "run.json"
+CHECKPOINTS, BEST, MODEL, RECORD = "checkpoints", "best", "model", "run.json"
 _NAME = re.compile(r"step-(\d{8})")
-# what may differ between a run and the one that goes on with it: nothing that changes the losses
+# what may differ between a run and the one that goes on with it: nothing that changes the losses of its updates;
+# how the windows of an update are shared out is free as long as there are as many, see `world`
 FREE_SETTINGS = (
     ("title",),
     ("license",),
     ("notes",),
     ("record",),
     ("data", "workers"),
+    ("loop", "batch_size"),
+    ("loop", "accumulation"),
     ("loop", "num_processes"),
+    ("loop", "activation_checkpointing"),
+    ("loop", "find_unused_parameters"),
     ("loop", "device"),
     ("lora", "merge"),
     ("lora", "base_model"),
@@ -100,8 +105,7 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
-        names = (_NAME.fullmatch(path.name) for path in self.home.iterdir()) if self.home.is_dir() else ()
-        return sorted(int(name[1]) for name in names if name)
+        return checkpoint_steps(self.home.parent)
 
     def save(self, step: int) -> None:
         """Writes a checkpoint, then removes those beyond the limit. The older ones stay whole if it fails.
@@ -127,6 +131,13 @@ class CheckpointFolder:
         options = {} if is_sharded(self.accelerator) else {"strict": False}
         self.accelerator.load_state(str(self.home / step_name(steps[-1])), **options)
         return steps[-1]
+
+
+def checkpoint_steps(root: Path) -> list[int]:
+    """Steps of the complete checkpoints in the folder of a run, ascending."""
+    home = root / CHECKPOINTS
+    names = (_NAME.fullmatch(path.name) for path in home.iterdir()) if home.is_dir() else ()
+    return sorted(int(name[1]) for name in names if name)
 
 
 def keep_trained_weights(accelerator: Accelerator) -> None:
@@ -216,19 +227,28 @@ def remove_leftovers(home: Path) -> None:
 
 
 def run_record(arguments: TrainingArguments, world: dict[str, Any]) -> dict[str, Any]:
-    """What a run was told, and what else decides about its losses, such as samples in a step; JSON types."""
+    """What a run was told, and what else decides about its losses, such as samples in a step; JSON types.
+
+    Folders of data are named from the root of the file system: the same data may be given by another path.
+    """
     record: dict[str, Any] = json.loads(json.dumps({"arguments": arguments.to_dict(), "world": world}))
+    data = record["arguments"]["data"]
+    for place in (*data["train"], *data["validation"], data):
+        for name in place.keys() & {"root", "clips", "flow_root"}:
+            place[name] = None if place[name] is None else str(Path(place[name]).resolve())
     return record
 
 
 def check_same_run(root: Path, own: dict[str, Any]) -> bool:
-    """Whether the folder `root` is that of the run with the record `own`; it is not if it holds no record.
+    """Whether the folder `root` is that of the run with the record `own`.
+
+    It is not if it holds no record, or nothing that training made: then other settings may be tried in it.
 
     Raises:
         ValueError: for a folder with another run.
     """
     path = root / RECORD
-    if not path.exists():
+    if not path.exists() or not (checkpoint_steps(root) or (root / MODEL).exists()):
         return False
     before = json.loads(path.read_text(encoding="utf-8"))
     different = sorted(_differences(_deciding(before), _deciding(own), ""))
@@ -252,6 +272,9 @@ def _deciding(content: dict[str, Any]) -> dict[str, Any]:
     for *sections, name in FREE_SETTINGS:
         place = arguments[sections[0]] if sections else arguments
         place.pop(name, None)
+    if arguments["optimizer"]["schedule"] != "cosine":  # the others do not look at the end: a run may become longer
+        for name in ("steps", "epochs"):
+            arguments["loop"].pop(name, None)
     return {**arguments, "world": content["world"]}
 
 
@@ -325,6 +348,7 @@ __all__ = [
     "RunState",
     "TrainingError",
     "check_same_run",
+    "checkpoint_steps",
     "is_disk_full",
     "keep_trained_weights",
     "run_record",

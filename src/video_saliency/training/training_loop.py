@@ -28,8 +28,9 @@ from video_saliency.training.memory_remedy import remedy_for_memory
 from video_saliency.training.optimization import AveragedWeights, Schedule, make_optimizer
 from video_saliency.training.teachers import Teachers
 from video_saliency.training.training_arguments import TrainingArguments
-from video_saliency.training.training_batches import SEED_STRIDE, BatchPlan, StepSampler
+from video_saliency.training.training_batches import BatchPlan, StepSampler, derived_seed
 from video_saliency.training.training_checkpoints import (
+    MODEL,
     BestModels,
     CheckpointFolder,
     RunState,
@@ -51,10 +52,9 @@ from video_saliency.training.training_data import (
 from video_saliency.training.training_inputs import InputMaker
 from video_saliency.training.training_model import adapt_model, open_model
 from video_saliency.training.training_validation import ValidationResult, Validator
+from video_saliency.training.truth_checks import check_selection, check_truth
 
 logger = logging.getLogger(__name__)
-
-MODEL = "model"
 
 
 class Trainer:
@@ -104,14 +104,23 @@ class Trainer:
             flow_pair=config.flow_pair if computes_flow else None,
             audio=getattr(config, "audio_spec", None),
         )
-        self.dataset = WindowDataset(open_sources(arguments.data.train), self.training.processor, settings)
+        sigma = arguments.data.density_sigma
+        train_items = open_sources(arguments.data.train)
+        check_truth(train_items, config, density_sigma=sigma)
+        self.dataset = WindowDataset(train_items, self.training.processor, settings)
         self.plan = BatchPlan(
             len(self.dataset), loop.batch_size, loop.accumulation, self.accelerator.num_processes, loop.seed
         )
         self.total_steps = loop.steps or loop.epochs * self.plan.steps_per_epoch
         items = choose_evenly(open_sources(arguments.data.validation), arguments.data.validation_clips)
         self.validator = None
+        if not items and arguments.validation.patience is not None:
+            raise ValueError(
+                "validation.patience stops a run by its validations, and there are no validation data: name some in "
+                "data.validation, or leave patience out"
+            )
         if items:
+            check_selection(items, config, arguments.validation, density_sigma=sigma)
             self.validator = Validator(
                 items,
                 self.training,
@@ -130,7 +139,7 @@ class Trainer:
         is_known = check_same_run(self.output, record)
         self.accelerator.wait_for_everyone()  # nobody reads the record while it is made
         adapt_model(self.training, self.output, is_main=is_main, is_new=not is_known)
-        if is_main and not is_known:
+        if is_main:
             write_run_record(self.output, record)
 
     def _prepare(self) -> None:
@@ -166,10 +175,16 @@ class Trainer:
         """Runs all steps that remain, validates, and writes the model folder.
 
         Raises:
+            ValueError: if the folder holds a run that is longer already.
             TrainingError: for a loss or gradient that is no number, memory that is too small, or a full disk.
         """
         if self.checkpoints.load_latest() is not None:
             self.best.hold(self._best_steps())
+        if self.state.step > self.total_steps:
+            raise ValueError(
+                f"{self.output} holds a run of {self.state.step} steps, more than the {self.total_steps} asked for: "
+                "name another --output, or raise loop.steps or loop.epochs"
+            )
         self._start_trackers()
         for callback in self.callbacks:
             callback.on_start(self)
@@ -234,7 +249,7 @@ class Trainer:
             is_last = number == len(batches) - 1
             self.accelerator.sync_gradients = is_last
             place = number * self.accelerator.num_processes + self.accelerator.process_index
-            torch.manual_seed((self.arguments.loop.seed * SEED_STRIDE + step) * SEED_STRIDE + place)
+            torch.manual_seed(derived_seed(self.arguments.loop.seed, step, place))
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
                     inputs = self.inputs.make(batch)
@@ -270,12 +285,16 @@ class Trainer:
             if what != "loss" or not math.isfinite(float(loss))
         ]
         steps = self.checkpoints.steps()
-        last = f"checkpoint of step {steps[-1]}" if steps else "start: there is no checkpoint yet"
+        last, lock = "start", ""
+        if steps:
+            last = f"checkpoint of step {steps[-1]}"
+            lock = " and name another --output: the run in this one keeps its settings"
         raise TrainingError(
             f"the {what} is no finite number at step {self.state.step + 1} (epoch "
             f"{self.state.step // self.plan.steps_per_epoch + 1}): {'; '.join(gather_object(own))}. Weights were not "
-            f"changed by it. Look at these frames and their maps, lower optimizer.learning_rate or set "
-            f"optimizer.max_grad_norm; the same command goes on from the {last}"
+            f"changed by it. Look at these frames and their maps: if a file is damaged, mend it and give the same "
+            f"command again, which goes on from the {last}. If they are in order the same command ends here again: "
+            f"lower optimizer.learning_rate or set optimizer.max_grad_norm{lock}"
         )
 
     def _is_due(self, step: int) -> bool:

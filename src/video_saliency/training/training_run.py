@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from video_saliency.defaults import named_model
 from video_saliency.training.callbacks import TrainerCallback
@@ -22,8 +23,8 @@ from video_saliency.training.recipe_files import changed, make_arguments, merged
 from video_saliency.training.smoke_data import write_smoke_clips, write_smoke_stills
 from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_card import write_training_card
-from video_saliency.training.training_checkpoints import RunState, whole_folder
-from video_saliency.training.training_loop import MODEL, Trainer
+from video_saliency.training.training_checkpoints import MODEL, RunState, whole_folder
+from video_saliency.training.training_loop import Trainer
 from video_saliency.training.training_model import weight_settings
 from video_saliency.weights_record import RECORD
 
@@ -57,7 +58,8 @@ class RunOptions:
         model: folder, Hub id or `default` (the embedded model) to start from, in place of the recipe's.
         settings: single settings, such as `loop.epochs=3`.
         smoke: try the recipe on miniature data, with its miniature model.
-        push_to_hub: repository to upload the model to; a new one is private.
+        push_to_hub: repository `ORG/NAME` to upload the model to; a new one is private. With `lora.merge` the merged
+            model is sent, which loads by itself, else the adapter.
     """
 
     config: Path
@@ -121,12 +123,14 @@ def _complete(trainer: Trainer, options: RunOptions) -> None:
     """Card, merged model and upload, by the main process."""
     arguments = trainer.arguments
     if trainer.accelerator.is_main_process:
-        folder = options.output / MODEL
-        write_training_card(folder, trainer, is_smoke=options.smoke, model_id=options.push_to_hub)
-        if arguments.lora.enabled and arguments.lora.merge:
+        folder, is_merged = options.output / MODEL, _is_merged(arguments)
+        model_id = None if is_merged else options.push_to_hub
+        write_training_card(folder, trainer, is_smoke=options.smoke, model_id=model_id)
+        if is_merged:
             with whole_folder(options.output / MERGED) as temporary:
                 merge_adapter(folder, temporary, base=trainer.training.base)
-                write_training_card(temporary, trainer, is_smoke=options.smoke)
+                write_training_card(temporary, trainer, is_smoke=options.smoke, model_id=options.push_to_hub)
+            folder = options.output / MERGED
         if options.push_to_hub is not None:
             push_folder(folder, options.push_to_hub)
 
@@ -159,15 +163,28 @@ def _check_data(content: dict[str, Any]) -> None:
     make_arguments({"data": content.get("data", {})})
 
 
+def _is_merged(arguments: TrainingArguments) -> bool:
+    """Whether a plain model with the adapters merged in is written, which then is the one to upload."""
+    return arguments.lora.enabled and arguments.lora.merge
+
+
 def _check_upload(arguments: TrainingArguments, options: RunOptions) -> None:
     """Before hours of training, not after them."""
+    if options.push_to_hub is None:
+        return
+    try:
+        validate_repo_id(options.push_to_hub)
+    except HFValidationError as error:
+        raise ValueError(f"--push-to-hub {options.push_to_hub!r} is no repository ORG/NAME: {error}") from error
+    if "/" not in options.push_to_hub:
+        raise ValueError(f"--push-to-hub {options.push_to_hub!r} names no owner: give ORG/NAME")
     base = arguments.lora.base_model or arguments.model.name_or_path
     changes = arguments.model.config or weight_settings(arguments.model)
     is_local = base is None or Path(base).exists() or bool(changes and not arguments.lora.base_model)
-    if options.push_to_hub is not None and arguments.lora.enabled and is_local:
+    if arguments.lora.enabled and not arguments.lora.merge and is_local:
         raise ValueError(
             "an adapter on the Hub must name a base model there: upload the base first, then set "
-            "lora.base_model=ID, or push the merged model"
+            "lora.base_model=ID, or set lora.merge=true to upload the merged model"
         )
 
 
