@@ -422,7 +422,7 @@ def speed_table(speed: dict[str, Any]) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def make_parser() -> argparse.ArgumentParser:
     defaults = Recipe()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with index.csv, fixations.npz and images/")
@@ -452,6 +452,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=json.loads, default={}, metavar="JSON", help="fields of GFSalNetConfig")
     parser.add_argument("--card-only", action="store_true", help="write the card of a finished run again")
     parser.add_argument("--measure-only", action="store_true", help="score a finished run again, and write its card")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -469,7 +474,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps=options.steps,
         fusion_steps=options.fusion_steps,
         seed=options.seed,
-        teacher_seeds=options.teacher_seeds,
+        teacher_seeds=[] if options.average else options.teacher_seeds,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         precision=options.precision,
