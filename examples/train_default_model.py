@@ -54,6 +54,7 @@ AUGMENTATIONS = {"plain": StillAugmentation(), "strong": StillAugmentation.stron
 def save_model(trainer: Trainer, output: Path) -> None:
     """Writes the averaged weights, kernels in float16; the config says float32, in which the model is to run."""
     trainer.model.load_state_dict(trainer.average)
+    trainer.model.config.centre_exponent = trainer.recipe.centre_exponent
     stored = {name: value.half() if value.ndim > 1 else value for name, value in trainer.average.items()}
     trainer.model.save_pretrained(output, state_dict={name: value.contiguous() for name, value in stored.items()})
     trainer.processor.save_pretrained(output)
@@ -218,6 +219,7 @@ def read_compared(path: Path) -> dict[str, Any]:
         "teachers": len(scores["recipe"].get("teacher_seeds", [])),
         "averaged": scores.get("averaged", 0),
         "shared_steps": scores["recipe"].get("shared_steps", 0),
+        "centre_exponent": scores["recipe"].get("centre_exponent", 0),
         "scores": scores["val"]["all"],
         "centre_bias": scores["val_centre_bias"]["all"],
         "weightless": scores["val_weightless"]["all"],
@@ -288,6 +290,9 @@ def changed_options(recipe: dict[str, Any]) -> str:
         changed.append(f" --augmentation {augmentation_name(recipe)}")
     if recipe.get("teacher_seeds", []) != defaults["teacher_seeds"]:
         changed.append(f" --teacher-seeds {' '.join(map(str, recipe['teacher_seeds']))}")
+    for name in ("centre_exponent", "shared_steps"):
+        if recipe[name] != defaults[name]:
+            changed.append(f" --{name.replace('_', '-')} {recipe[name]}")
     if recipe["config_overrides"]:
         changed.append(f" --config '{json.dumps(recipe['config_overrides'])}'")
     return "".join(changed)
@@ -394,6 +399,8 @@ def changes(run: dict[str, Any]) -> str:
     found = [json.dumps(run["config_overrides"])] if run["config_overrides"] else []
     if run.get("teachers"):
         found.append(f"{run['teachers']} teachers")
+    if run["centre_exponent"]:
+        found.append(f"maps times the Gaussian to the power {run['centre_exponent']}")
     if run.get("averaged"):
         found.append(f"mean weights of {run['averaged']} networks that part after {run['shared_steps']} steps")
     return "; ".join(found) or "nothing"
@@ -432,6 +439,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument(
         "--teacher-seeds", type=int, nargs="*", default=defaults.teacher_seeds, help="train these first; they teach"
+    )
+    parser.add_argument(
+        "--centre-exponent", type=float, default=defaults.centre_exponent, help="of the finished model's config"
     )
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
@@ -481,6 +491,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         augmentation=asdict(AUGMENTATIONS[options.augmentation]),
         config_overrides=options.config,
         shared_steps=options.shared_steps,
+        centre_exponent=options.centre_exponent,
     )
     if options.average and recipe.fusion_steps:
         parser.error("--average is for appearance streams: add --fusion-steps 0")

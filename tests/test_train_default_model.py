@@ -61,6 +61,7 @@ def tiny_recipe(script: ModuleType, steps: int, fusion_steps: int = 0):
         config_overrides={"encoder_config": TINY_ENCODER},
         seed=0,
         teacher_seeds=[],
+        centre_exponent=0.0,
     )
 
 
@@ -250,11 +251,12 @@ def test_networks_that_part_late_can_be_averaged(script: ModuleType, data: Path,
 
 
 def test_the_card_says_on_which_sets_training_did_not_pay(script: ModuleType) -> None:
-    row = {"seed": 0, "config_overrides": {}, "augmentation": "plain"}
+    row = {"seed": 0, "config_overrides": {}, "augmentation": "plain", "centre_exponent": 0}
     rows = [
         {**row, "left_out": "near", "scores": {"nss": 2.0}, "weightless": {"nss": 1.5}},
         {**row, "left_out": "far", "scores": {"nss": 1.1}, "weightless": {"nss": 1.25}},
         {**row, "left_out": "far", "scores": {"nss": 9.0}, "weightless": {"nss": 1.25}, "seed": 1},
+        {**row, "left_out": "far", "scores": {"nss": 9.0}, "weightless": {"nss": 1.25}, "centre_exponent": 0.25},
         {**row, "left_out": "far", "scores": {"nss": 9.0}, "weightless": {"nss": 1.25}, "augmentation": "strong"},
     ]
     assert script.compared_sentences(rows) == (

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -156,6 +157,8 @@ def test_config_with_other_values_survives_json(tmp_path: Path) -> None:
         ({"encoder_config": {**TINY_ENCODER, "hidden_sizes": [4, 6, 8], "depths": [1, 1, 1]}}, "four stages"),
         ({"encoder_config": {**TINY_ENCODER, "downsample_in_first_stage": True}}, "stride 4"),
         ({"centre_prior_size": [3]}, "rows, columns"),
+        ({"centre_exponent": -0.5}, "centre_exponent must be 0"),
+        ({"centre_exponent": math.nan}, "centre_exponent must be 0"),
         ({"channel_attention_reduction": 0}, "at least 1"),
         ({"flow_std": [0.0, 1.0, 1.0]}, "above 0"),
         ({"flow_std": [math.nan, 1.0, 1.0]}, "above 0"),
@@ -363,6 +366,26 @@ def test_centre_prior_is_added_before_the_activation() -> None:
         model.streams["appearance"].centre_prior.weight.fill_(0.5)
         after = model(frames).saliency_maps
     torch.testing.assert_close(after, F.softplus(before.expm1().log() + 0.5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("streams", ["both", "appearance"])
+def test_maps_are_multiplied_by_a_centred_gaussian(streams: str) -> None:
+    model = tiny_model(streams=streams)
+    frames = torch.randn(1, 2, 3, 45, 70)
+    with torch.no_grad():
+        before = model(frames)
+        model.config.centre_exponent = 0.5
+        after = model(frames)
+        half = model.bfloat16()(frames.bfloat16()).saliency_maps
+    rows, columns = (((np.arange(side) + 0.5) / side - 0.5) / 0.25 for side in (45, 70))
+    gaussian = torch.from_numpy(np.exp(-0.5 * (rows[:, None] ** 2 + columns**2))).float()
+    assert gaussian.max() > 0.99 and gaussian.min() < 0.03
+    assert half.dtype == torch.bfloat16
+    for name in ("saliency_maps", "appearance_maps"):
+        torch.testing.assert_close(after[name], before[name] * gaussian.sqrt(), rtol=1e-5, atol=1e-7)
+    if streams == "both":
+        torch.testing.assert_close(after.motion_maps, before.motion_maps * gaussian.sqrt(), rtol=1e-5, atol=1e-7)
+        assert torch.equal(after.gate_maps, before.gate_maps)
 
 
 def test_trunk_reproduces_resnet50() -> None:

@@ -64,6 +64,8 @@ class Recipe:
     # more than the few people who looked at a picture.
     teacher_seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     teacher_share: float = 0.5
+    # Set in the finished model, see `GFSalNetConfig`: chosen by scores on sets that were left out of training.
+    centre_exponent: float = 0.25
     # So many steps draw the random numbers of seed 0: networks that part only then lie close enough to be averaged.
     shared_steps: int = 0
 

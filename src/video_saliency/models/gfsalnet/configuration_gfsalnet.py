@@ -45,6 +45,9 @@ class GFSalNetConfig(SaliencyConfig):
         contrast_branch: whether a map of low-level contrasts is added before that activation (ours).
         centre_prior: whether a learned low-resolution map is enlarged and added before that activation (ours).
         centre_prior_size: rows and columns of that map.
+        centre_exponent: the maps are multiplied by a Gaussian in the middle, its deviation a quarter of each side, to
+            this power (ours): people look at the middle, and what a model learned elsewhere may not tell it how much.
+            0: they are not (paper).
         flow_pair: `"next"`: the flow of a frame leads to its successor (our reading of the paper: only so is it
             aligned with the frame), the last frame repeats its predecessor's; `"previous"`: it leads to its
             predecessor (causal), the first frame's is zero. A trained motion stream is tied to one of them.
@@ -95,6 +98,7 @@ class GFSalNetConfig(SaliencyConfig):
     contrast_branch: bool = False
     centre_prior: bool = False
     centre_prior_size: list | tuple = (9, 12)
+    centre_exponent: float = 0.0
     flow_pair: str = "next"
     flow_backend: str | None = "lucas_kanade"
     flow_remove_camera: bool = False
@@ -163,6 +167,8 @@ class GFSalNetConfig(SaliencyConfig):
         sides = self.centre_prior_size
         if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
             raise ValueError(f"centre_prior_size must be [rows, columns], got {sides}")
+        if not 0 <= self.centre_exponent < math.inf:
+            raise ValueError(f"centre_exponent must be 0 (off) or more, got {self.centre_exponent}")
         largest = self.flow_max_magnitude
         if not (largest is None or largest > 0) or not 0 <= self.flow_min_magnitude < math.inf:  # NaN is neither
             raise ValueError(

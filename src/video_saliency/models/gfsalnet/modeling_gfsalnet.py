@@ -204,6 +204,13 @@ def _smooth(images: torch.Tensor, side: int) -> torch.Tensor:
     return box_mean(box_mean(images, side), side) if side > 1 else images
 
 
+def _centred_gaussian(maps: torch.Tensor) -> torch.Tensor:
+    """`(height, width)`: 1 in the middle of maps `(..., height, width)`, deviation a quarter of each side."""
+    shares = [(torch.arange(side, device=maps.device) + 0.5) / side - 0.5 for side in maps.shape[-2:]]
+    column, row = (torch.exp(-8 * share.square()) for share in shares)
+    return (column[:, None] * row).to(maps.dtype)
+
+
 def _standardized(frames: torch.Tensor) -> torch.Tensor:
     """Each frame with mean 0 and deviation 1 over its channels and pixels; a frame without contrast stays flat."""
     variance, mean = torch.var_mean(frames, dim=(-3, -2, -1), keepdim=True)
@@ -394,21 +401,7 @@ class GFSalNetForVideoSaliency(GFSalNetPreTrainedModel):
         if self.config.standardize_frames and "appearance" in images:
             images["appearance"] = _standardized(images["appearance"])
 
-        maps: dict[str, torch.Tensor] = {}  # (batch * frames, height, width)
-        features: tuple[torch.Tensor, ...] = ()
-        for name, stream in self.streams.items():
-            maps[name], stages = stream(images[name].flatten(0, 1))
-            features += stages
-        if self.fusion is None:
-            (maps["saliency"],) = maps.values()
-        else:
-            if self.config.normalize_appearance:
-                mean = maps["appearance"].mean(dim=(-2, -1), keepdim=True)
-                maps["appearance"] = maps["appearance"] / mean.clamp(min=1e-6)
-            maps["saliency"], gate = self.fusion(maps["appearance"], maps["motion"])
-            if gate is not None:
-                maps["gate"] = gate
-
+        maps, features = self._run_streams({name: clips.flatten(0, 1) for name, clips in images.items()})
         batch_shape = next(iter(images.values())).shape[:2]
         maps = {name: value.unflatten(0, batch_shape) for name, value in maps.items()}
         output = GFSalNetOutput(
@@ -420,6 +413,29 @@ class GFSalNetForVideoSaliency(GFSalNetPreTrainedModel):
             motion_maps=maps.get("motion"),
         )
         return output if return_dict else output.to_tuple()
+
+    def _run_streams(
+        self, images: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
+        """Maps `(batch * frames, height, width)` by name, the result as `saliency`, and the stages of the trunks."""
+        maps: dict[str, torch.Tensor] = {}
+        features: tuple[torch.Tensor, ...] = ()
+        for name, stream in self.streams.items():
+            maps[name], stages = stream(images[name])
+            features += stages
+        gate = None
+        if self.fusion is None:
+            (maps["saliency"],) = maps.values()
+        else:
+            if self.config.normalize_appearance:
+                mean = maps["appearance"].mean(dim=(-2, -1), keepdim=True)
+                maps["appearance"] = maps["appearance"] / mean.clamp(min=1e-6)
+            maps["saliency"], gate = self.fusion(maps["appearance"], maps["motion"])
+        if self.config.centre_exponent:
+            # behind the gate, which weighs the maps as they are
+            middle = _centred_gaussian(maps["saliency"]) ** self.config.centre_exponent
+            maps = {name: value * middle for name, value in maps.items()}
+        return maps if gate is None else {**maps, "gate": gate}, features
 
     @torch.no_grad()
     def copy_appearance_to_motion(self) -> None:
