@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def write_training_card(
         library_name="transformers",
         tags=["video-saliency", "saliency", "eye-tracking"],
         base_model=_hub_id(arguments.lora.base_model) or _hub_id(arguments.model.name_or_path),
-        datasets=sorted({source.dataset for source in arguments.data.train}) if not is_smoke else None,
+        datasets=None if is_smoke else _published_names(arguments.data.train),
         metrics=list(arguments.validation.metrics),
         model_name=arguments.title,
         eval_results=None if is_smoke else _eval_results(trainer, record["scores"]),
@@ -257,6 +258,11 @@ def _trained_sentence(trainer: Trainer, folder: Path, trained: int) -> str:
 
 def _source_name(source: DataSource) -> str:
     return f"{dataset_info(source.dataset).title}{f', {source.split}' if source.split else ''}"
+
+
+def _published_names(sources: Sequence[DataSource]) -> list[str] | None:
+    """Data sets for the front matter: a folder of the user's own is none that others could find."""
+    return sorted({source.dataset for source in sources if dataset_info(source.dataset).publisher}) or None
 
 
 def _hub_id(name: str | None) -> str | None:
