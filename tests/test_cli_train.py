@@ -74,6 +74,7 @@ def test_training_writes_a_model_with_its_card(recipe, tmp_path):
     for text in ("a tiny model", "seed: 4", f"{record['scores']['cc']:.4f}", record["versions"]["torch"], "3 windows"):
         assert text in card.text or text in card.content, text
     assert str(tmp_path) not in card.content  # no folder of this machine
+    assert card.data.datasets is None  # `folder` is none that others could find
     assert list((tmp_path / "run" / "trackers").rglob("events*"))
     assert list((tmp_path / "run" / "samples").rglob("*.png"))
     again = train("--config", recipe, "--output", tmp_path / "run", "--root", clips, "--set", "loop.seed=4")
@@ -178,6 +179,20 @@ def test_the_embedded_model_is_called_default(tmp_path, recipe):
     by_option = read_arguments(RunOptions(config=recipe, output=tmp_path, model="default"))
     by_recipe = read_arguments(RunOptions(config=RECIPES / "own_clips.yaml", output=tmp_path))
     assert by_option.model.name_or_path == by_recipe.model.name_or_path == DEFAULT_MODEL
+
+
+def own_clips(tmp_path: Path, *options: object) -> Path:
+    """The model of one update of the embedded model on clips of our own, without validation data."""
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", RECIPES / "own_clips.yaml", "--output", tmp_path / "run", "--train", f"folder={clips}"]
+    short = ["loop.steps=1", "loop.batch_size=1", "loop.device=cpu", "data.windows=1", "data.workers=0"]
+    result = train(*command, *(word for setting in short for word in ("--set", setting)), *options)
+    assert result.exit_code == 0, result.output
+    return tmp_path / "run" / "model"
+
+
+def test_own_clips_need_no_validation_data(tmp_path):
+    assert "Not measured." in (own_clips(tmp_path) / "README.md").read_text()
 
 
 def test_a_recipe_of_another_model_says_so(tmp_path):
