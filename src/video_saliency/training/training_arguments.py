@@ -70,7 +70,7 @@ class ModelArguments:
 
     Attributes:
         architecture: `model_type` of a model of this package; not needed with `name_or_path`.
-        name_or_path: folder or Hub id to start from; in a recipe also `default`, the embedded model. `None`: fresh
+        name_or_path: folder or Hub id to start from, or `default`, the embedded model. `None`: fresh
             weights.
         preset: name of a constructor of the config class, such as `compact`; `None` for the class itself.
         config: fields of the config.
