@@ -138,7 +138,9 @@ def chosen_rows(table: AblationTable, options: argparse.Namespace) -> list[Row]:
     given = encoders(table, options.encoders)
     for row in table.rows:
         if given and row.encoder not in given:
-            logger.warning("%s is left out: give its own encoder by --encoder %s=FOLDER", row.name, row.encoder)
+            own = f"its own encoder by --encoder {row.encoder}=FOLDER"
+            remedy = own if row.encoder else "the encoder of the other rows by --encoder FOLDER"
+            logger.warning("%s is left out: give %s", row.name, remedy)
     return [row for row in table.rows if not given or row.encoder in given]
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from huggingface_hub.utils import filter_repo_objects
 from training_factory import TINY_ENCODER, reset_accelerate
 from typer.testing import CliRunner
 
+from video_saliency import defaults
 from video_saliency.cli.main import app
 from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_model
@@ -74,6 +77,7 @@ def test_training_writes_a_model_with_its_card(recipe, tmp_path):
     for text in ("a tiny model", "seed: 4", f"{record['scores']['cc']:.4f}", record["versions"]["torch"], "3 windows"):
         assert text in card.text or text in card.content, text
     assert str(tmp_path) not in card.content  # no folder of this machine
+    assert card.data.datasets is None  # `folder` is none that others could find
     assert list((tmp_path / "run" / "trackers").rglob("events*"))
     assert list((tmp_path / "run" / "samples").rglob("*.png"))
     again = train("--config", recipe, "--output", tmp_path / "run", "--root", clips, "--set", "loop.seed=4")
@@ -96,11 +100,32 @@ def test_training_writes_a_model_with_its_card(recipe, tmp_path):
         (["--set", "data.train="], "data.train must be"),
         (["--set", "data.train=[folder]"], "data.train[0] must be a mapping, got 'folder'"),
         (["--set", "record.trackers=[wand]"], "record.trackers: 'wand' is unknown"),
-        (["--set", "lora.enabled=true", "--push-to-hub", "me/model"], "or set lora.merge=true to upload the merged"),
+        (
+            ["--set", "lora.enabled=true", "--push-to-hub", "me/model"],
+            "the run starts from fresh weights: set lora.merge=true to upload the merged",
+        ),
         (
             ["--model", "me/base", "--set", "lora.enabled=true", "--push-to-hub", "me/model"]
             + ["--set", "model.config={}", "--set", "model.first_gate=1"],
-            "must name a base model there",
+            "must name a base model there, and there is none, because model.first_gate change me/base: set "
+            "lora.merge=true to upload the merged model, or upload the base first and start another run from it by "
+            "--model ORG/NAME, without lora.base_model and without settings that change it",
+        ),
+        (
+            ["--set", "lora={enabled: true, base_model: me/base}", "--push-to-hub", "me/model"],
+            "lora.base_model: me/base is not what the adapters are trained on, because the run starts from fresh "
+            "weights: set lora.merge=true",
+        ),
+        (
+            ["--model", "default", "--set", "model.preset=null", "--set", "model.config={}"]
+            + ["--set", "model.config.cc_loss_weight=0.25", "--push-to-hub", "me/model"]
+            + ["--set", "lora={enabled: true, base_model: me/base}"],
+            "because model.config.cc_loss_weight change default: set lora.merge=true",
+        ),
+        (
+            ["--model", "default", "--set", "model.config={}", "--set", "model.preset=null", "--push-to-hub", "a/b"]
+            + ["--set", "lora.enabled=true"],
+            "upload the base first, then set lora.base_model=ID",
         ),
         (["--push-to-hub", "bad name!!"], "--push-to-hub 'bad name!!' is no repository ORG/NAME"),
         (["--push-to-hub", "a/b/c"], "--push-to-hub 'a/b/c' is no repository ORG/NAME"),
@@ -177,7 +202,54 @@ def test_options_change_the_recipe(tmp_path, recipe):
 def test_the_embedded_model_is_called_default(tmp_path, recipe):
     by_option = read_arguments(RunOptions(config=recipe, output=tmp_path, model="default"))
     by_recipe = read_arguments(RunOptions(config=RECIPES / "own_clips.yaml", output=tmp_path))
-    assert by_option.model.name_or_path == by_recipe.model.name_or_path == DEFAULT_MODEL
+    assert by_option.model.name_or_path == by_recipe.model.name_or_path == "default"
+
+
+def own_clips(tmp_path: Path, *options: object) -> Path:
+    """The model of one update of the embedded model on clips of our own, without validation data."""
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", RECIPES / "own_clips.yaml", "--output", tmp_path / "run", "--train", f"folder={clips}"]
+    short = ["loop.steps=1", "loop.batch_size=1", "loop.device=cpu", "data.windows=1", "data.workers=0"]
+    result = train(*command, *(word for setting in short for word in ("--set", setting)), *options)
+    assert result.exit_code == 0, result.output
+    return tmp_path / "run" / "model"
+
+
+def test_own_clips_need_no_validation_data(tmp_path):
+    assert "Not measured." in (own_clips(tmp_path) / "README.md").read_text()
+
+
+def test_a_run_from_the_embedded_model_names_it_by_its_name(tmp_path, monkeypatch):
+    folder = own_clips(tmp_path)
+    card, text = ModelCard.load(folder / "README.md"), (folder / "README.md").read_text()
+    assert card.data.base_model is None
+    assert "Training started from `default`, the embedded model of video-saliency, whose terms hold." in text
+    assert "name_or_path: default\n" in text and "default_model" not in text
+    for path in (folder / "training.json", tmp_path / "run" / "run.json"):
+        assert json.loads(path.read_text())["arguments"]["model"]["name_or_path"] == "default"
+    shutil.copytree(DEFAULT_MODEL, tmp_path / "elsewhere")
+    monkeypatch.setattr(defaults, "DEFAULT_MODEL", str(tmp_path / "elsewhere"))
+    own_clips(tmp_path)  # goes on where the package lies in another place
+
+
+def test_the_same_model_by_another_path_is_the_same(recipe, tmp_path, monkeypatch):
+    clips = write_smoke_clips(tmp_path / "clips")
+    command = ["--config", recipe, "--root", clips, "--set", "data.validation=[]"]
+    assert train(*command, "--output", tmp_path / "first").exit_code == 0
+    shutil.copytree(tmp_path / "first" / "model", tmp_path / "second")
+    for name in ("first", "second"):  # a folder beside the run
+        monkeypatch.chdir(tmp_path)
+        start = tmp_path / "first" / "model" if name == "first" else "./second"
+        changes = ["--set", f"model.weights_from={json.dumps({'streams.*': str(start)})}"]
+        changes += ["--set", f"model.teachers={json.dumps([str(start)])}"]
+        output = tmp_path / f"from_{name}"
+        assert train(*command, *changes, "--model", start, "--output", output).exit_code == 0
+        other = os.path.relpath(start, tmp_path) if name == "first" else tmp_path / "second"
+        changes = [word.replace(str(start), str(other)) for word in changes]
+        result = train(*command, *changes, "--model", other, "--output", output)
+        assert result.exit_code == 0, result.output
+    result = train(*command, *changes, "--model", tmp_path / "first" / "model", "--output", output)
+    assert result.exit_code == 2 and "other settings (model.name_or_path)" in " ".join(result.output.split())
 
 
 def test_a_recipe_of_another_model_says_so(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,8 +15,14 @@ from transformers import AutoProcessor
 
 import video_saliency  # noqa: F401 - registers the processor
 from video_saliency.audio_windows import AudioSpec
+from video_saliency.map_io import Quantization
 from video_saliency.modeling_outputs import VideoSaliencyOutput
-from video_saliency.processing_video_saliency import VideoSaliencyProcessor, gaussian_blur, post_process_maps
+from video_saliency.processing_video_saliency import (
+    QUANTIZATIONS,
+    VideoSaliencyProcessor,
+    gaussian_blur,
+    post_process_maps,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "visage" / "preprocessing.json").read_text())
 
@@ -161,11 +168,22 @@ def test_wrong_videos_say_what_to_do(videos, message):
         ({"size": {"height": 10}}, "size must be"),
         ({"size": {"height": 0, "width": 5}}, "size must be"),
         ({"resample": "nearest"}, "resample must be"),
+        ({"published_maps": {"blur": 2.0}}, "published_maps must hold smoothing.* quantize only, got .'blur'"),
+        (
+            {"published_maps": {"quantize": "nonsense"}},
+            "published_maps: quantize must be one of round, truncate, raise, got 'nonsense'",
+        ),
     ],
 )
 def test_wrong_processor_options(options, message):
     with pytest.raises(ValueError, match=message):
         VideoSaliencyProcessor(**options)
+
+
+def test_published_maps_may_be_quantised_as_pictures_can_be():
+    assert get_args(Quantization) == QUANTIZATIONS
+    for quantize in QUANTIZATIONS:
+        assert VideoSaliencyProcessor(published_maps={"quantize": quantize}).published_quantize == quantize
 
 
 def test_unknown_call_argument_is_not_swallowed():

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from training_factory import losses, reset_accelerate
 
 from video_saliency.loading import load_config, load_model, load_processor
+from video_saliency.models.salfom.convert_salfom import PUBLISHED_MAPS
 from video_saliency.training.recipe_files import make_arguments, merged, read_recipe
 from video_saliency.training.training_model import open_model
 
@@ -96,6 +97,10 @@ def test_a_recipe_says_where_its_values_come_from(path):
         lines = [line for line in body.splitlines() if not line.lstrip().startswith("#")]
         if "which made the embedded model" not in text and "default_appearance.yaml" not in text:
             assert sum("#" in line for line in lines) >= len(lines) * 0.5, body
+
+
+def test_salfom_has_the_maps_of_its_authors_however_it_is_made():
+    assert read_recipe(EXAMPLES / "recipes" / "salfom.yaml")["model"]["processor"]["published_maps"] == PUBLISHED_MAPS
 
 
 @pytest.mark.parametrize("name", [name for name in (path.stem for path in RECIPES) if name.startswith("visage")])
@@ -204,6 +209,7 @@ def test_an_ablation_starts_from_the_given_encoders(runs, salfom_rows, tmp_path,
         ablate_smoke(salfom_rows, tmp_path / "two", *two)
     found = ablate_smoke(salfom_rows, tmp_path / "three", "--encoder", f"UMT-B={encoder}")
     assert set(found) == {"umt_b_8_frames"}
+    assert "all is left out: give the encoder of the other rows by --encoder FOLDER" in caplog.text
     assert all(torch.equal(found["umt_b_8_frames"][name], value) for name, value in expected.items())
 
 

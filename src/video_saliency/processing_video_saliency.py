@@ -29,6 +29,7 @@ NORMALIZATIONS = ("frame", "minmax", "sum", None)
 PUBLISHED = "published"  # in the place of a normalisation: all of what the model's authors do to its maps
 MAP_OPTIONS = ("smoothing", "antialias", "normalize")
 PICTURE_OPTIONS = ("quantize",)  # of published maps only: what becomes of them in 8-bit pictures
+QUANTIZATIONS = ("round", "truncate", "raise")  # those of `map_io`
 
 
 def post_process_maps(
@@ -153,6 +154,10 @@ class VideoSaliencyProcessor(ProcessorMixin):
         if published_maps is not None and not set(published_maps) <= {*MAP_OPTIONS, *PICTURE_OPTIONS}:
             known = ", ".join([*MAP_OPTIONS, *PICTURE_OPTIONS])
             raise ValueError(f"published_maps must hold {known} only, got {sorted(published_maps)}")
+        quantize = (published_maps or {}).get("quantize", "round")
+        if quantize not in QUANTIZATIONS:
+            choice = ", ".join(QUANTIZATIONS)
+            raise ValueError(f"published_maps: quantize must be one of {choice}, got {quantize!r}")
         self.published_maps = None if published_maps is None else dict(published_maps)
         super().__init__()
 

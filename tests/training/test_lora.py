@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from training_factory import losses, reset_accelerate, run, tiny_arguments, tiny_content
 from transformers import AutoModel, pipeline
 
+from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.loading import load_config, load_model, load_processor
 from video_saliency.models.visage.configuration_visage import ViSAGEConfig
 from video_saliency.models.visage.modeling_visage import ViSAGEForVideoSaliency
@@ -30,6 +31,7 @@ from video_saliency.training.lora import (
     decoder_modules,
     lora_targets,
     merge_adapter,
+    resolved_base,
 )
 from video_saliency.training.recipe_files import make_arguments, merged, read_recipe
 from video_saliency.training.training_arguments import LoraArguments
@@ -233,6 +235,11 @@ def test_another_base_is_not_named_for_adapters_of_a_changed_model(data, tmp_pat
     fresh = tiny_arguments(data, lora={"enabled": True, "base_model": "someone/base"})
     with pytest.raises(ValueError, match="it starts from fresh weights"):
         build_model(fresh, tmp_path / "fresh")
+
+
+def test_the_embedded_model_is_a_base_by_its_folder():
+    assert resolved_base("default") == str(Path(DEFAULT_MODEL).resolve())
+    assert resolved_base("someone/base") == "someone/base"
 
 
 def test_an_adapter_loads_from_everywhere(data, tmp_path, monkeypatch):

@@ -474,10 +474,14 @@ def test_large_seeds(data, tmp_path, seed):
     assert losses(tmp_path / "a") != losses(tmp_path / "b")
 
 
-def test_patience_needs_validation_data(data, tmp_path):
-    with pytest.raises(ValueError, match=r"validation.patience .* data.validation, or leave patience out"):
-        run(tiny_arguments(data, validation={"patience": 2}), tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_patience_without_validation_data_stops_nothing_and_says_so(data, tmp_path, caplog):
+    one_step = {"loop": {"steps": 1}, "validation": {"patience": 2}}
+    assert run(tiny_arguments(data, **one_step), tmp_path / "without").state.step == 1
+    warning = "there are no validation data: nothing stops the run early"
+    assert [warning in record.getMessage() for record in caplog.records].count(True) == 1
+    caplog.clear()
+    run(tiny_arguments(data, **one_step, data=with_validation(data)), tmp_path / "with")
+    assert warning not in caplog.text
 
 
 def test_memory_errors_name_the_setting_to_lower(data):

@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from video_saliency.defaults import named_model
 from video_saliency.loading import load_config, load_model, load_processor, load_record
 from video_saliency.training.training_arguments import LoraArguments
 from video_saliency.weights_record import RECORD, with_untrained
@@ -154,7 +155,8 @@ def backbone_norms(model: nn.Module) -> list[_BatchNorm]:
 
 def resolved_base(base: str) -> str:
     """As an adapter names its base: a folder by its absolute path, which is valid wherever the adapter is loaded."""
-    return str(Path(base).resolve()) if Path(base).is_dir() else base
+    folder = Path(named_model(base))
+    return str(folder.resolve()) if folder.is_dir() else base
 
 
 def save_adapter(model: PeftModel, processor: Any, folder: Path, *, base: str, **options: Any) -> None:

@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LARGEST_SEED = 2**63 - 1
-# smallest value, largest one, and whether the smallest is outside; `None` stands for what its setting says
+# smallest value, largest one (`None`: any finite one), and whether the smallest is outside; a value `None` stands for
+# what its setting says
 RANGES: dict[str, tuple[float, float | None, bool]] = {
     "model.teacher_share": (0, 1, False),
     "lora.rank": (1, None, False),
     "lora.alpha": (1, None, False),
     "data.validation_windows": (1, None, False),
     "data.validation_clips": (1, None, False),
-    "data.density_sigma": (0, None, True),
+    "data.density_sigma": (0, 1, True),
     "data.fixation_radius": (0, None, False),
     "data.workers": (0, None, False),
     "optimizer.learning_rate": (0, None, False),
@@ -68,7 +70,7 @@ class ModelArguments:
 
     Attributes:
         architecture: `model_type` of a model of this package; not needed with `name_or_path`.
-        name_or_path: folder or Hub id to start from; in a recipe also `default`, the embedded model. `None`: fresh
+        name_or_path: folder or Hub id to start from, or `default`, the embedded model. `None`: fresh
             weights.
         preset: name of a constructor of the config class, such as `compact`; `None` for the class itself.
         config: fields of the config.
@@ -135,7 +137,7 @@ class DataArguments:
             models that describe the last frame: there the first one is repeated in front.
         validation_windows: evenly spaced windows of each clip.
         validation_clips: at most so many clips, evenly chosen; `None` for all.
-        density_sigma: densities are Gaussians of this share of the height, above 0, at the fixations; `None`: the
+        density_sigma: densities are Gaussians of this share of the height, above 0 to 1, at the fixations; `None`: the
             data's own.
         fixation_radius: a fixation marks a square of this radius in pixels of the model's maps.
         augmentation: `None`, `"flip"`, `"plain"`, `"strong"`, or fields of a `StillAugmentation`.
@@ -337,15 +339,16 @@ class TrainingArguments:
             if value is None:
                 continue
             is_above = value > low if is_open else value >= low  # NaN is neither
-            if not is_above or not (high is None or value <= high):
-                raise ValueError(f"{place} must be {_range_words(low, high, is_open=is_open)}, got {value}")
+            if not is_above or not (value < math.inf if high is None else value <= high):
+                raise ValueError(f"{place} must be {_range_words(value, low, high, is_open=is_open)}, got {value}")
         for place, value in (("loop.average_decay", self.loop.average_decay), ("lora.dropout", self.lora.dropout)):
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{place} must be 0 to below 1, got {value}")
         for index, group in enumerate(self.optimizer.groups):
             for name, value in (("learning_rate", group.learning_rate), ("weight_decay", group.weight_decay)):
-                if value is not None and not value >= 0:
-                    raise ValueError(f"optimizer.groups[{index}].{name} must be at least 0, got {value}")
+                if value is not None and not 0 <= value < math.inf:
+                    words = _range_words(value, 0, None, is_open=False)
+                    raise ValueError(f"optimizer.groups[{index}].{name} must be {words}, got {value}")
 
     def _check_patterns(self) -> None:
         model = self.model
@@ -369,9 +372,12 @@ class TrainingArguments:
         return dataclasses.asdict(self)
 
 
-def _range_words(low: float, high: float | None, *, is_open: bool) -> str:
+def _range_words(value: float, low: float, high: float | None, *, is_open: bool) -> str:
+    """What `value`, which is outside of it, must be."""
+    if high is None and value == math.inf:
+        return "finite"
     if high is not None:
-        return f"{low} to {high}"
+        return f"above {low}, at most {high}" if is_open else f"{low} to {high}"
     return f"above {low}" if is_open else f"at least {low}"
 
 

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from video_saliency.atomic_files import atomic_path
 from video_saliency.data.catalog import dataset_info
+from video_saliency.defaults import DEFAULT_NAME, named_model
 from video_saliency.training.training_arguments import DataSource
 from video_saliency.version import __version__
 from video_saliency.weights_record import RECORD as WEIGHTS_RECORD
@@ -99,7 +101,7 @@ def write_training_card(
         library_name="transformers",
         tags=["video-saliency", "saliency", "eye-tracking"],
         base_model=_hub_id(arguments.lora.base_model) or _hub_id(arguments.model.name_or_path),
-        datasets=sorted({source.dataset for source in arguments.data.train}) if not is_smoke else None,
+        datasets=None if is_smoke else _published_names(arguments.data.train),
         metrics=list(arguments.validation.metrics),
         model_name=arguments.title,
         eval_results=None if is_smoke else _eval_results(trainer, record["scores"]),
@@ -220,13 +222,14 @@ def _licence_text(trainer: Trainer) -> str:
         if untrained := untrained_lines(training.record):
             lines += ["", *untrained]
         return "\n".join(lines)
-    starts = [name for name in (wanted.name_or_path, *wanted.weights_from.values()) if name is not None]
+    start = [] if wanted.name_or_path is None else [named_model(wanted.name_or_path)]
+    starts = [*start, *wanted.weights_from.values()]
     if not starts:
         named = trainer.arguments.license
         return (
             f"All weights were trained from random ones. The recipe names {f'`{named}`' if named else 'no licence'}."
         )
-    names = ", ".join(Path(name).name if Path(name).exists() else name for name in starts)
+    names = ", ".join(_model_name(name) for name in starts)
     card = f" Its card names `{training.start_licence}`." if training.start_licence else ""
     return f"Training started from {names}, whose terms hold.{card}"
 
@@ -259,8 +262,24 @@ def _source_name(source: DataSource) -> str:
     return f"{dataset_info(source.dataset).title}{f', {source.split}' if source.split else ''}"
 
 
+def _model_name(name: str) -> str:
+    """A model in words: a folder by its own name only."""
+    if _is_embedded(name):
+        return f"`{DEFAULT_NAME}`, the embedded model of video-saliency"
+    return Path(name).name if Path(name).exists() else name
+
+
+def _is_embedded(name: str) -> bool:
+    return Path(name).resolve() == Path(named_model(DEFAULT_NAME)).resolve()
+
+
+def _published_names(sources: Sequence[DataSource]) -> list[str] | None:
+    """Data sets for the front matter: a folder of the user's own is none that others could find."""
+    return sorted({source.dataset for source in sources if dataset_info(source.dataset).publisher}) or None
+
+
 def _hub_id(name: str | None) -> str | None:
-    return None if name is None or Path(name).exists() else name
+    return None if name is None or Path(named_model(name)).exists() else name
 
 
 def _without_folders(content: dict[str, Any]) -> dict[str, Any]:
@@ -278,8 +297,9 @@ def _without_path(value: Any) -> Any:
         return {name: _without_path(part) for name, part in value.items()}
     if isinstance(value, list):
         return [_without_path(part) for part in value]
-    is_path = isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value))
-    return Path(value).name if is_path else value
+    if not isinstance(value, str) or not (os.path.isabs(value) or os.path.exists(value)):
+        return value
+    return DEFAULT_NAME if _is_embedded(value) else Path(value).name
 
 
 __all__ = ["write_training_card"]

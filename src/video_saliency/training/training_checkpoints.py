@@ -21,6 +21,7 @@ from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
 from video_saliency.atomic_files import atomic_path
+from video_saliency.defaults import DEFAULT_NAME, named_model
 from video_saliency.training.training_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -229,14 +230,28 @@ def remove_leftovers(home: Path) -> None:
 def run_record(arguments: TrainingArguments, world: dict[str, Any]) -> dict[str, Any]:
     """What a run was told, and what else decides about its losses, such as samples in a step; JSON types.
 
-    Folders of data are named from the root of the file system: the same data may be given by another path.
+    Folders are named from the root of the file system, for the same data or model may be given by another path; the
+    embedded model, which lies elsewhere in another installation, is `default`.
     """
     record: dict[str, Any] = json.loads(json.dumps({"arguments": arguments.to_dict(), "world": world}))
     data = record["arguments"]["data"]
     for place in (*data["train"], *data["validation"], data):
         for name in place.keys() & {"root", "clips", "flow_root"}:
             place[name] = None if place[name] is None else str(Path(place[name]).resolve())
+    model, lora = record["arguments"]["model"], record["arguments"]["lora"]
+    for place, name in ((model, "name_or_path"), (lora, "base_model")):
+        place[name] = None if place[name] is None else _model_place(named_model(place[name]))
+    model["weights_from"] = {pattern: _model_place(name) for pattern, name in model["weights_from"].items()}
+    model["teachers"] = [_model_place(name) for name in model["teachers"]]
     return record
+
+
+def _model_place(name: str) -> str:
+    """A model's folder from the root of the file system, `default`, or its Hub id."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    return DEFAULT_NAME if folder.resolve() == Path(named_model(DEFAULT_NAME)).resolve() else str(folder.resolve())
 
 
 def check_same_run(root: Path, own: dict[str, Any]) -> bool:

@@ -114,10 +114,10 @@ class Trainer:
         self.total_steps = loop.steps or loop.epochs * self.plan.steps_per_epoch
         items = choose_evenly(open_sources(arguments.data.validation), arguments.data.validation_clips)
         self.validator = None
-        if not items and arguments.validation.patience is not None:
-            raise ValueError(
-                "validation.patience stops a run by its validations, and there are no validation data: name some in "
-                "data.validation, or leave patience out"
+        if not items and arguments.validation.patience is not None and self.accelerator.is_main_process:
+            logger.warning(
+                "there are no validation data: nothing stops the run early, whatever validation.patience says; give "
+                "some by --validation NAME=FOLDER"
             )
         if items:
             check_selection(items, config, arguments.validation, density_sigma=sigma)

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from video_saliency.conversion import BASE_CONFIG_FIELDS
+from video_saliency.defaults import named_model
 from video_saliency.loading import load_config, load_model, load_processor, load_record
 from video_saliency.processing_video_saliency import VideoSaliencyProcessor
 from video_saliency.training.lora import add_lora, backbone_norms, plain_name, resolved_base, save_adapter
@@ -136,6 +137,19 @@ def open_model(arguments: TrainingArguments) -> TrainingModel:
     return TrainingModel(model, processor, arguments, record=record, start_licence=licence, changes=changes)
 
 
+def changing_settings(wanted: ModelArguments) -> list[str]:
+    """The settings that make another model of the one in `name_or_path`, see `TrainingModel`; loads no weights.
+
+    Raises:
+        ValueError: for a config that cannot be loaded, or that the recipe's fields do not fit.
+    """
+    settings = weight_settings(wanted)
+    if settings or not wanted.config or not wanted.name_or_path:
+        return settings
+    _, fields = _changed_config(load_config(named_model(wanted.name_or_path)), wanted)
+    return [f"model.config.{name}" for name in fields]
+
+
 def weight_settings(wanted: ModelArguments) -> list[str]:
     """The settings that put other weights into a model, as a recipe names them."""
     settings = {
@@ -223,25 +237,14 @@ def _named_config(config_class: Any, wanted: ModelArguments) -> Any:
 
 def _load(wanted: ModelArguments) -> tuple[Any, VideoSaliencyProcessor, list[str]]:
     """A model with the weights of a folder; fields of its config may be changed, their names come last."""
-    name = str(wanted.name_or_path)
+    name = named_model(str(wanted.name_or_path))
     before = load_config(name)
     _check_architecture(before, wanted)
     processor = load_processor(name)
     if wanted.processor:
         own = {key: getattr(processor, key) for key in inspect.signature(VideoSaliencyProcessor).parameters}
         processor = VideoSaliencyProcessor(**{**own, **wanted.processor})
-    fields = _fields(before)
-    try:
-        config = AutoConfig.for_model(before.model_type, **{**fields, **wanted.config})
-    except ValueError as error:
-        raise ValueError(
-            f"the recipe changes {', '.join(sorted(wanted.config))} in the config of {name}, which does not fit it: "
-            f"{error}. Take a recipe that leaves the config as it is, such as examples/recipes/own_clips.yaml, or "
-            "start from a model that this recipe is for"
-        ) from error
-    _check_fields(config, wanted)
-    _check_preset(config, wanted)
-    changed = sorted(key for key, value in _fields(config).items() if wanted.config and value != fields.get(key))
+    config, changed = _changed_config(before, wanted)
     if not changed:
         return _load_plain(name), processor, []
     if not wanted.new_layers and not wanted.weights_from:
@@ -249,6 +252,22 @@ def _load(wanted: ModelArguments) -> tuple[Any, VideoSaliencyProcessor, list[str
     model = AutoModel.from_config(config)
     _fill(model, _load_plain(name).state_dict(), wanted)
     return model, processor, changed
+
+
+def _changed_config(before: Any, wanted: ModelArguments) -> tuple[Any, list[str]]:
+    """The config of a loaded model with the recipe's fields, and the names of those that differ then."""
+    fields = _fields(before)
+    try:
+        config = AutoConfig.for_model(before.model_type, **{**fields, **wanted.config})
+    except ValueError as error:
+        raise ValueError(
+            f"the recipe changes {', '.join(sorted(wanted.config))} in the config of {wanted.name_or_path}, which "
+            f"does not fit it: {error}. Take a recipe that leaves the config as it is, such as "
+            "examples/recipes/own_clips.yaml, or start from a model that this recipe is for"
+        ) from error
+    _check_fields(config, wanted)
+    _check_preset(config, wanted)
+    return config, sorted(key for key, value in _fields(config).items() if wanted.config and value != fields.get(key))
 
 
 def _fields(config: Any) -> dict[str, Any]:
@@ -323,7 +342,7 @@ def _held_weights(model: nn.Module) -> set[str]:
 def _joined_record(wanted: ModelArguments) -> Record | None:
     """The record of all weights that the model starts with."""
     records = []
-    if wanted.name_or_path and (record := load_record(wanted.name_or_path)) is not None:
+    if wanted.name_or_path and (record := load_record(named_model(wanted.name_or_path))) is not None:
         filled = [*wanted.weights_from]  # from other models
         record = with_untrained(record, lambda key: not any(re.fullmatch(pattern, key) for pattern in filled))
         records.append((Path(wanted.name_or_path).name, record))
@@ -335,7 +354,7 @@ def _joined_record(wanted: ModelArguments) -> Record | None:
 
 def _licence(wanted: ModelArguments) -> str | None:
     try:
-        return card_licence(wanted.name_or_path) if wanted.name_or_path else None
+        return card_licence(named_model(wanted.name_or_path)) if wanted.name_or_path else None
     except OSError:
         return None  # the record was asked for, too, and that was told
 
@@ -388,4 +407,4 @@ def _check_modules(training: TrainingModel) -> None:
         raise ValueError(f"model.frozen_batch_norm {frozen!r} matches none of {len(norms)} batch normalisations")
 
 
-__all__ = ["TrainingModel", "adapt_model", "build_model", "open_model", "weight_settings"]
+__all__ = ["TrainingModel", "adapt_model", "build_model", "changing_settings", "open_model"]

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_card import write_training_card
 from video_saliency.training.training_checkpoints import MODEL, RunState, whole_folder
 from video_saliency.training.training_loop import Trainer
-from video_saliency.training.training_model import weight_settings
+from video_saliency.training.training_model import changing_settings
 from video_saliency.weights_record import RECORD
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,6 @@ def read_arguments(options: RunOptions) -> TrainingArguments:
     _check_data(content)
     content = merged(content, {"data": _with_roots(content.get("data", {}), options.roots)})
     arguments = make_arguments(content)
-    if arguments.model.name_or_path is not None:
-        model = replace(arguments.model, name_or_path=named_model(arguments.model.name_or_path))
-        arguments = replace(arguments, model=model)
     _check_upload(arguments, options)
     return arguments
 
@@ -178,10 +175,23 @@ def _check_upload(arguments: TrainingArguments, options: RunOptions) -> None:
         raise ValueError(f"--push-to-hub {options.push_to_hub!r} is no repository ORG/NAME: {error}") from error
     if "/" not in options.push_to_hub:
         raise ValueError(f"--push-to-hub {options.push_to_hub!r} names no owner: give ORG/NAME")
-    base = arguments.lora.base_model or arguments.model.name_or_path
-    changes = arguments.model.config or weight_settings(arguments.model)
-    is_local = base is None or Path(base).exists() or bool(changes and not arguments.lora.base_model)
-    if arguments.lora.enabled and not arguments.lora.merge and is_local:
+    if arguments.lora.enabled and not arguments.lora.merge:
+        _check_base_on_hub(arguments)
+
+
+def _check_base_on_hub(arguments: TrainingArguments) -> None:
+    """An adapter on the Hub must name its base model there. Raises `ValueError` if it cannot, or does not."""
+    name, named = arguments.model.name_or_path, arguments.lora.base_model
+    changes = [] if name is None else changing_settings(arguments.model)
+    if name is None or changes:
+        origin = "the run starts from fresh weights" if name is None else f"{', '.join(changes)} change {name}"
+        wrong = f"lora.base_model: {named} is not what the adapters are trained on" if named else "there is none"
+        raise ValueError(
+            f"an adapter on the Hub must name a base model there, and {wrong}, because {origin}: set lora.merge=true "
+            "to upload the merged model, or upload the base first and start another run from it by --model ORG/NAME, "
+            "without lora.base_model and without settings that change it"
+        )
+    if Path(named_model(named or name)).exists():
         raise ValueError(
             "an adapter on the Hub must name a base model there: upload the base first, then set "
             "lora.base_model=ID, or set lora.merge=true to upload the merged model"
