@@ -149,7 +149,8 @@ def test_only_the_listed_names_are_dropped():
 
 
 def test_a_narrow_encoder_does_not_tell_its_heads():
-    tensors = {"encoder": {"patch_embedding.weight": torch.empty(32, 3, 16, 16, device="meta")}}
+    shapes = {"patch_embedding.weight": (32, 3, 16, 16), "blocks.0.norm1.weight": (32,)}
+    tensors = {"encoder": {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}}
     with pytest.raises(ValueError, match=r"encoder_heads \(0\) must divide encoder_dim \(32\): set it in the config"):
         make_config(None, tensors)
     assert make_config({"encoder_heads": 2}, tensors).encoder_heads == 2
