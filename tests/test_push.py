@@ -22,6 +22,7 @@ from small_repositories import make_clip_array, save_small_model
 from training_factory import reset_accelerate, tiny_content
 from transformers import AutoModel, pipeline
 
+from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.training.training_run import RunOptions, train_recipe
 
 SCRIPTS = Path(__file__).parent.parent / "hub_scripts"
@@ -320,6 +321,7 @@ def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
 TRAIN_FROM_HUB = """
 import sys
 from pathlib import Path
+from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.training.training_run import RunOptions, train_recipe
 train_recipe(RunOptions(Path(sys.argv[1]), Path(sys.argv[2])))
 """
@@ -365,6 +367,12 @@ def test_a_trained_model_is_exported_with_its_record(trained, tmp_path):
     export_model(str(trained["merged"]), tmp_path / "repo", self_contained=True)
     assert (tmp_path / "repo" / "training.json").read_bytes() == (trained["merged"] / "training.json").read_bytes()
     push_model.model_files(tmp_path / "repo")
+
+
+def test_the_embedded_model_is_exported_by_its_name_also(tmp_path):
+    assert export_main(["--model", "default", "--output", str(tmp_path / "repo")]) == 0
+    weights = [folder / "model.safetensors" for folder in (tmp_path / "repo", Path(DEFAULT_MODEL))]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 @pytest.mark.parametrize("more", [[], ["--self-contained"]])

@@ -29,6 +29,7 @@ from space_server import EXAMPLE_CLIP, SpaceServer, guarded_environment
 from tiny_models import tiny_dtfsal
 from video_factory import cut_file, make_clip
 
+from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.map_io import read_map_shards
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.video_io import probe, read_frames
@@ -354,6 +355,8 @@ def test_other_models_by_environment(monkeypatch, model):
     assert app.predictor_of("Small").model.num_parameters() < 1_000_000
     assert app.predictor_of("Small") is app.predictor_of("Small")
     assert list(app.PREDICTORS) == list(app.MODELS)
+    monkeypatch.setenv("VIDEO_SALIENCY_MODELS", "Again=default;Other=org/default")
+    assert list(app.offered_models().values()) == [DEFAULT_MODEL, DEFAULT_MODEL, "org/default"]
     monkeypatch.setenv("VIDEO_SALIENCY_MODELS", "nonsense")
     with pytest.raises(ValueError, match="LABEL=FOLDER_OR_ID"):
         load_app("space_app_with_wrong_models")

@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 from prediction import LIMITS_ON_LENT_GPU, ClipError, Limits, Prediction, check_clip, predict_clip
 
-from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.defaults import DEFAULT_MODEL, named_model
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.video_io import VideoInfo
 from video_saliency.visualization import colorize, format_time
@@ -74,7 +74,7 @@ def offered_models() -> dict[str, str]:
         label, equals, name_or_path = entry.partition("=")
         if not (label and equals and name_or_path):
             raise ValueError(f"VIDEO_SALIENCY_MODELS has {entry!r}: write LABEL=FOLDER_OR_ID;LABEL=FOLDER_OR_ID")
-        models[label.strip()] = name_or_path.strip()
+        models[label.strip()] = named_model(name_or_path.strip())
     return models
 
 
