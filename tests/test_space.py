@@ -373,7 +373,7 @@ def test_a_model_is_loaded_once_for_visitors_who_come_together(monkeypatch, mode
         return load(name, **options)
 
     def visit(_):
-        together.wait(30)
+        together.wait(300)
         return app.predictor_of("Small")
 
     monkeypatch.setattr(app.VideoSaliencyPredictor, "from_pretrained", slowly)
@@ -452,7 +452,7 @@ def test_the_package_of_zero_gpu_is_imported_before_torch(tmp_path):
     (tmp_path / "spaces.py").write_text("import sys; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))")
     paths = os.pathsep.join((str(tmp_path), str(SPACE.parent.parent / "src")))
     environment = {**os.environ, "PYTHONPATH": paths, "SPACES_ZERO_GPU": "true"}
-    done = subprocess.run([sys.executable, str(SPACE / "app.py")], env=environment, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, str(SPACE / "app.py")], env=environment, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -510,7 +510,7 @@ def test_the_guard_of_the_tests_notices_and_refuses_other_hosts(tmp_path):
     log = tmp_path / "network.log"
     environment = {**os.environ, **guarded_environment(tmp_path / "guard", log)}
     done = subprocess.run(
-        [sys.executable, "-c", REACH_OUT], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", REACH_OUT], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("lets nobody reach") == 3
