@@ -29,7 +29,7 @@ from make_cards import OwnModel, card_of_model
 from repository_files import ADAPTER_FILES, EVAL_RESULTS, MODEL_FILES, check_repository_id
 from safetensors import safe_open
 
-from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.defaults import DEFAULT_NAME, named_model
 from video_saliency.loading import load_model, load_processor
 from video_saliency.pipeline_video_saliency import VideoSaliencyPipeline
 from video_saliency.sharded_weights import DTYPE_NAMES, INDEX_NAME, WEIGHTS_NAME, write_shards
@@ -213,14 +213,15 @@ def _update(path: Path, **fields: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id; default: the embedded model")
+    model_help = f"folder, Hub id or '{DEFAULT_NAME}', the embedded model; default: %(default)s"
+    parser.add_argument("--model", default=DEFAULT_NAME, help=model_help)
     parser.add_argument("--self-contained", action="store_true", help="write the code, too: loads without the package")
     parser.add_argument("--max-shard-size", default=MAX_SHARD_SIZE, help="split larger weights; default: %(default)s")
     parser.add_argument("--repository", metavar="ORG/NAME", help="name that the card gives; push_model.py fills it in")
     options = parser.parse_args(arguments)
     try:
         files = export_model(
-            options.model,
+            named_model(options.model),
             options.output,
             self_contained=options.self_contained,
             max_shard_size=options.max_shard_size,

@@ -202,7 +202,7 @@ def weight_rows(facts: Mapping[str, Any]) -> list[dict[str, str]]:
 
 @cache
 def _describe(
-    config_class: Any, config_json: str, size: tuple[tuple[str, int], ...], attention: str | None
+    config_class: Any, config_json: str, size: tuple[tuple[str, int], ...], attention: str | None = None
 ) -> dict[str, str]:
     config = config_class.from_dict(json.loads(config_json))
     make_model = partial(AutoModel.from_config, attn_implementation=attention)

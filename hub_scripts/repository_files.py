@@ -25,8 +25,10 @@ PICKLE_SUFFIXES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl"
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # pickle protocols, torch.save
 TEXT_SUFFIXES = {"", ".css", ".csv", ".html", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
 # a secret may follow an underscore, which \b takes for a letter
+START = r"(?<![A-Za-z0-9])"
+NAME_OF_SECRET = r"[A-Z0-9_]*(?:API_KEY|SECRET|TOKEN|PASSWORD)[\"']?\s*[:=]\s*"
 SECRETS: Mapping[str, re.Pattern[str]] = {
-    what: re.compile(rf"(?<![A-Za-z0-9])(?:{pattern})")
+    what: re.compile(rf"{START}(?:{pattern})")
     for what, pattern in {
         "a token of the Hub": r"hf_[A-Za-z0-9]{30,}",
         "a token of GitHub": r"gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}",
@@ -35,12 +37,13 @@ SECRETS: Mapping[str, re.Pattern[str]] = {
         "an API key": r"sk-[\w-]{20,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|AIza[\w-]{35}",
         "a key of AWS": r"AKIA[0-9A-Z]{16}",
         "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-        # with a digit in its value: words of prose and names in code have none
-        "a key or password": r"[A-Z0-9_]*(?:API_KEY|SECRET|TOKEN|PASSWORD)[\"']?\s*[:=]\s*[\"']?"
-        r"(?=[^\s\"']*\d)[\w+/.-]{16,}",
+        # quoted, with a digit, which prose rarely has, and not the path of a file that holds the secret
+        "a key or password": rf"{NAME_OF_SECRET}[\"']+(?![.~]*/)(?=[^\s\"']*\d)[\w+/.-]{{16,}}",
         "an address with a password": r"[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]+:[^\s/@\"'<>]+@",
     }.items()
 }
+# Not in code, where a value without quotes is a name; elsewhere one with a dot, a bracket or a slash is code or a path
+UNQUOTED_SECRET = re.compile(rf"{START}{NAME_OF_SECRET}(?=[\w+-]*\d)[\w+-]{{16,}}(?![\w+./()\[\]{{}}-])")
 
 EVAL_RESULTS = ".eval_results/*.yaml"
 MODEL_FILES = (
@@ -138,7 +141,7 @@ def _complaint(path: Path, name: str, allowed: tuple[str, ...]) -> str | None:
 
 def _text_complaint(path: Path) -> str | None:
     text = path.read_text(encoding="utf-8", errors="replace")
-    if secret := _secret_in(text):
+    if secret := _secret_in(text, is_code=path.suffix == ".py"):
         return secret
     if path.suffix == ".json":
         try:
@@ -148,8 +151,10 @@ def _text_complaint(path: Path) -> str | None:
     return None
 
 
-def _secret_in(text: str) -> str | None:
+def _secret_in(text: str, *, is_code: bool = False) -> str | None:
     found = next((what for what, pattern in SECRETS.items() if pattern.search(text)), None)
+    if found is None and not is_code and UNQUOTED_SECRET.search(text):
+        found = "a key or password"
     return None if found is None else f"holds {found}: remove it, and revoke it where it was made"
 
 

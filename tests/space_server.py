@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from types import TracebackType
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE_CLIP = ROOT / "examples" / "friday.mp4"
-START_S = 120
+START_S = 200  # seconds, far more than a slow machine needs
 
 # Python runs a module of this name at its start
 NETWORK_GUARD = """
@@ -40,6 +41,34 @@ def guard(event, values):
 sys.addaudithook(guard)
 """
 
+# Starts the Space with predictions that write when they begin and end, and wait in between until a file is there
+HELD_SPACE = """
+import runpy, sys, threading, time
+from pathlib import Path
+
+app, log, go_on = map(Path, sys.argv[1:])
+sys.path.insert(0, str(app.parent))
+import prediction
+
+predict, lock = prediction.predict_clip, threading.Lock()
+
+def write(change):
+    with lock, log.open("a") as file:
+        file.write(f"{change}\\n")
+
+def held(*arguments, **options):
+    write(1)
+    try:
+        while not go_on.exists():
+            time.sleep(0.02)
+        return predict(*arguments, **options)
+    finally:
+        write(-1)
+
+prediction.predict_clip = held
+runpy.run_path(str(app), run_name="__main__")
+"""
+
 
 def guarded_environment(folder: Path, log: Path) -> dict[str, str]:
     """Variables with which a Python process reaches no other machine; `log` gets a line for every attempt."""
@@ -57,10 +86,12 @@ def free_port() -> int:
 class SpaceServer:
     """The running Space; a context manager that lets it reach no other machine.
 
-    `folder` is where it keeps its temporary files, `log` what it printed.
+    `folder` is where it keeps its temporary files, `log` what it printed. With `held`, predictions begin and wait for
+    `let_go`.
     """
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, *, held: bool = False, **environment: str) -> None:
+        self._held = held
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._temporary = tempfile.TemporaryDirectory()
@@ -75,16 +106,37 @@ class SpaceServer:
         """What the Space tried to reach beside its own machine."""
         return self._network_log.read_text().splitlines() if self._network_log.exists() else []
 
-    def __enter__(self) -> SpaceServer:
+    def at_once(self) -> list[int]:
+        """How many predictions were under way after each that began or ended; of a server with `held`."""
+        log = self.folder / "held.log"
+        changes = map(int, log.read_text().split()) if log.exists() else ()
+        return list(itertools.accumulate(changes, initial=0))
+
+    def let_go(self, count: int) -> None:
+        """Lets all predictions go on, once `count` have begun and one more would have had the time to."""
+        end = time.monotonic() + START_S
+        while self.at_once()[-1] < count and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(1)
+        (self.folder / "go-on").touch()
+
+    def _command(self) -> list[str]:
         app = ROOT / "spaces" / "video-saliency" / "app.py"
+        if not self._held:
+            return [sys.executable, str(app)]
+        script = self.folder / "held_space.py"
+        script.write_text(HELD_SPACE, encoding="utf-8")
+        return [sys.executable, str(script), str(app), str(self.folder / "held.log"), str(self.folder / "go-on")]
+
+    def __enter__(self) -> SpaceServer:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(app)], env=self._environment, stdout=log, stderr=subprocess.STDOUT
+                self._command(), env=self._environment, stdout=log, stderr=subprocess.STDOUT
             )
         end = time.monotonic() + START_S
         while True:
             try:
-                with urllib.request.urlopen(self.url, timeout=5):
+                with urllib.request.urlopen(self.url, timeout=60):
                     return self
             except (urllib.error.URLError, OSError) as error:
                 if self._process.poll() is not None or time.monotonic() > end:
@@ -96,5 +148,5 @@ class SpaceServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(120)
         self._temporary.cleanup()

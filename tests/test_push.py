@@ -22,6 +22,7 @@ from small_repositories import make_clip_array, save_small_model
 from training_factory import reset_accelerate, tiny_content
 from transformers import AutoModel, pipeline
 
+from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.training.training_run import RunOptions, train_recipe
 
 SCRIPTS = Path(__file__).parent.parent / "hub_scripts"
@@ -34,6 +35,7 @@ import push_space  # noqa: E402
 from card_texts import with_repository  # noqa: E402
 from export_model import export_model  # noqa: E402
 from export_model import main as export_main  # noqa: E402
+from repository_files import checked_files  # noqa: E402
 
 KEY = ("model", "org/gfsalnet")
 
@@ -319,6 +321,7 @@ def test_what_was_pushed_is_read_back(repository, hub, api, tmp_path):
 TRAIN_FROM_HUB = """
 import sys
 from pathlib import Path
+from video_saliency.defaults import DEFAULT_MODEL
 from video_saliency.training.training_run import RunOptions, train_recipe
 train_recipe(RunOptions(Path(sys.argv[1]), Path(sys.argv[2])))
 """
@@ -364,6 +367,12 @@ def test_a_trained_model_is_exported_with_its_record(trained, tmp_path):
     export_model(str(trained["merged"]), tmp_path / "repo", self_contained=True)
     assert (tmp_path / "repo" / "training.json").read_bytes() == (trained["merged"] / "training.json").read_bytes()
     push_model.model_files(tmp_path / "repo")
+
+
+def test_the_embedded_model_is_exported_by_its_name_also(tmp_path):
+    assert export_main(["--model", "default", "--output", str(tmp_path / "repo")]) == 0
+    weights = [folder / "model.safetensors" for folder in (tmp_path / "repo", Path(DEFAULT_MODEL))]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 @pytest.mark.parametrize("more", [[], ["--self-contained"]])
@@ -419,6 +428,11 @@ NO_SECRETS = [
     "the sk-learn-like interface",
     "https://example.org:8080/@me",
     "risk-averse-" + "x" * 30,
+    "HF_TOKEN=/run/secrets/hf_token_1",
+    'HF_TOKEN: "/run/secrets/hf_token_1"',
+    "CLASS_TOKEN: torch.zeros_like_2d(x)",
+    "CLASS_TOKEN = zeros_like_another_2d(x)",
+    "MAX_TOKEN = config.max_position_embeddings2",
 ]
 
 
@@ -458,6 +472,16 @@ def test_metadata_of_weights_is_searched_and_harmless_words_pass(repository, api
     save_file(load_file(shard), shard, metadata={"format": "pt", "login": SECRETS[0]})
     assert push(repository, api) == 2
     assert f"{shard.name}: holds a token of the Hub" in capsys.readouterr().err
+
+
+def test_in_code_a_value_without_quotes_is_no_secret(tmp_path):
+    code, value = tmp_path / "app.py", "a1/" * 10
+    code.write_text("\n".join([*NO_SECRETS, "CLASS_TOKEN = class_token_of_layer_12", "API_KEY: str = read_it_2"]))
+    assert [file.path for file in checked_files(tmp_path, ("*.py",), ())] == ["app.py"]
+    for quote in ('"', "'", '"' * 3):
+        code.write_text("HF_TO" + f"KEN = {quote}{value}{quote}\n")
+        with pytest.raises(ValueError, match=r"app.py: holds a key or password"):
+            checked_files(tmp_path, ("*.py",), ())
 
 
 def test_a_model_that_would_not_load_is_refused(repository, api, capsys, tmp_path):

@@ -32,9 +32,10 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from prediction import LIMITS_ON_LENT_GPU, ClipError, Limits, Prediction, check_clip, predict_clip
 
-from video_saliency.defaults import DEFAULT_MODEL
+from video_saliency.defaults import DEFAULT_MODEL, named_model
 from video_saliency.predictor import VideoSaliencyPredictor
 from video_saliency.video_io import VideoInfo
 from video_saliency.visualization import colorize, format_time
@@ -73,7 +74,7 @@ def offered_models() -> dict[str, str]:
         label, equals, name_or_path = entry.partition("=")
         if not (label and equals and name_or_path):
             raise ValueError(f"VIDEO_SALIENCY_MODELS has {entry!r}: write LABEL=FOLDER_OR_ID;LABEL=FOLDER_OR_ID")
-        models[label.strip()] = name_or_path.strip()
+        models[label.strip()] = named_model(name_or_path.strip())
     return models
 
 
@@ -229,8 +230,29 @@ def show_curve(result: Prediction | None, name: str) -> gr.LinePlot:
     return gr.LinePlot(rows, y=name, y_title=CURVES[name])
 
 
-def show_frame(result: Prediction | None, index: float) -> tuple[np.ndarray | None, str]:
-    """The raw map of a frame as a picture, and a line about it. Raises `gr.Error` for a frame that there is not."""
+def picture_file(result: Prediction, index: int, raw: np.ndarray) -> Path:
+    """The raw map of a frame as a PNG file among the results, drawn once and never half there.
+
+    Of an array Gradio writes a file that all visitors with the same picture share, and writes it again for each of
+    them, also while another one downloads it. Its copy of a file goes by content and name, so each visitor has
+    names of their own.
+    """
+    folder = result.overlay.parent
+    path = folder / f"{folder.name}-frame-{index}.png"
+    if path.exists():
+        return path
+    scale = RAW_MAP_SIDE / max(result.size)
+    size = (max(1, round(result.size[0] * scale)), max(1, round(result.size[1] * scale)))
+    picture = Image.fromarray(colorize(raw / max(float(raw.max()), 1e-12), size=size))
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        picture.save(file, "PNG", compress_level=1)
+    os.replace(file.name, path)
+    return path
+
+
+@messages_for_visitors()
+def show_frame(result: Prediction | None, index: float) -> tuple[str | None, str]:
+    """The file of the raw map's picture and a line about it. Raises `gr.Error` for a frame that there is not."""
     if result is None:
         return None, "Predict a clip first."
     last = len(result.times) - 1
@@ -239,11 +261,9 @@ def show_frame(result: Prediction | None, index: float) -> tuple[np.ndarray | No
     index = int(min(index, last))
     try:
         raw, row = result.map_of_frame(index), result.statistics[index]
-    except OSError as error:
+        picture = str(picture_file(result, index, raw))
+    except FileNotFoundError as error:
         raise gr.Error("These results were deleted. Please predict the clip again.", print_exception=False) from error
-    scale = RAW_MAP_SIDE / max(result.size)
-    size = (max(1, round(result.size[0] * scale)), max(1, round(result.size[1] * scale)))
-    picture = colorize(raw / max(float(raw.max()), 1e-12), size=size)
     line = f"Frame {index} at {format_time(result.times[index])}: "
     if math.isnan(row.peak_x):
         return picture, line + "no place stands out."

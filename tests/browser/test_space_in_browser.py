@@ -29,7 +29,8 @@ if not REQUIRED:
     pytest.importorskip("playwright", reason="pip install playwright (without its browsers)")
 playwright_api = importlib.import_module("playwright.sync_api")
 
-PREDICTION_MS = 120_000
+PREDICTION_MS = 240_000  # far more than a slow machine needs, as the next
+PAGE_MS = 120_000
 SHORT = 30  # frames
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
@@ -88,7 +89,7 @@ class Visit:
 
     def upload(self, path: Path) -> None:
         self.page.set_input_files("#clip input[type=file]", path)
-        self.page.wait_for_selector("#clip video", state="attached", timeout=60_000)
+        self.page.wait_for_selector("#clip video", state="attached")
 
     def wait_for_overlay(self) -> Any:
         ready = "() => { const v = document.querySelector('#overlay video'); return v && v.readyState >= 2 }"
@@ -96,8 +97,12 @@ class Visit:
         return self.page.locator("#overlay video")
 
     def wait_for_frame(self, index: int) -> None:
-        says = "start => document.querySelector('#about-frame textarea').value.startsWith(start)"
+        says = "start => document.querySelector('#about-frame textarea')?.value.startsWith(start)"
         self.page.wait_for_function(says, arg=f"Frame {index} at ")
+
+    def wait_for_summary(self, text: str) -> None:
+        box = "document.querySelector('#summary input, #summary textarea')"
+        self.page.wait_for_function(f"text => {box}?.value.includes(text)", arg=text)
 
     def check_width(self) -> None:
         overflow = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -108,12 +113,13 @@ class Visit:
 def visit(server, browser, request) -> Iterator[Visit]:
     """A visit to the page at the width that the test names, without requests to other hosts and without errors."""
     page = browser.new_page(viewport=dict(zip(("width", "height"), WIDTHS[request.param], strict=True)))
+    page.set_default_timeout(PAGE_MS)
     visit = Visit(page)
     page.on("request", lambda sent: visit.hosts.add(sent.url.split("/")[2] if "://" in sent.url else ""))
     page.on("console", lambda line: visit.complaints.append(line.text) if line.type == "error" else None)
     page.on("pageerror", lambda error: visit.complaints.append(str(error)))
     page.goto(server.url)
-    page.wait_for_selector("#clip input[type=file]", state="attached", timeout=60_000)
+    page.wait_for_selector("#clip input[type=file]", state="attached")
     yield visit
     assert visit.hosts <= {server.url.removeprefix("http://"), ""}, "the page asked another host"
     assert server.network_attempts() == [], "the server asked another host"
@@ -138,9 +144,10 @@ def test_the_example_clip_on_a_desktop(visit, screenshots, tmp_path):
     # the clip is black and white: only the heat map is warmer than it is blue
     assert video.evaluate(READ_PIXELS) > 60
     assert page.locator("#clip video").first.evaluate(READ_PIXELS) < 30
-    assert "185 frames of 640 x 480 pixels, with sound." in page.input_value("#summary input, #summary textarea")
+    visit.wait_for_summary("185 frames of 640 x 480 pixels, with sound.")
 
     first = page.get_attribute("#raw-map img", "src")
+    visit.wait_for_frame(0)
     assert page.input_value("#about-frame textarea").startswith("Frame 0 at 0:00.00")
     slider = page.locator("#frame input[type=range]")
     slider.focus()
@@ -153,7 +160,7 @@ def test_the_example_clip_on_a_desktop(visit, screenshots, tmp_path):
     number.press("Enter")
     visit.wait_for_frame(120)
     page.wait_for_function("last => document.querySelector('#raw-map img').src !== last", arg=last)
-    assert slider.input_value() == "120"
+    page.wait_for_function("() => document.querySelector('#frame input[type=range]').value === '120'")
     page.wait_for_selector("#curve canvas, #curve svg")
     page.screenshot(path=screenshots / "desktop-result.png", full_page=True)
     visit.check_width()
@@ -177,7 +184,7 @@ def test_a_short_clip_on_a_phone_and_then_no_clip(visit, screenshots, short_clip
     visit.upload(short_clip)
     page.click("#predict")
     visit.wait_for_overlay()
-    assert f"{SHORT} frames of" in page.input_value("#summary input, #summary textarea")
+    visit.wait_for_summary(f"{SHORT} frames of")
     page.wait_for_selector("#curve canvas, #curve svg")
     page.click("#curve-name >> text=Entropy")
     page.wait_for_selector("#raw-map img")
@@ -190,7 +197,7 @@ def test_a_short_clip_on_a_phone_and_then_no_clip(visit, screenshots, short_clip
     page.wait_for_selector("#clip video", state="detached")
     visit.upload(tmp_path / "notes.mp4")
     page.click("#predict")
-    page.wait_for_selector("text=This is not a video that can be read", timeout=60_000)
+    page.wait_for_selector("text=This is not a video that can be read")
     page.screenshot(path=screenshots / "phone-error.png")
     number = page.locator("#frame input[type=number]")  # of the clip before, whose results stay
     number.fill("3")
