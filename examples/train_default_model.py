@@ -370,7 +370,7 @@ def compared_table(compared: Sequence[dict[str, Any]]) -> str:
         for reference, key in REFERENCES.items():
             rows.append([label, "", "", "", reference, *(runs[0][key][metric] for metric in METRICS), ""])
         for run in runs:
-            dark = run["spoiled_nss"]["a quarter of the brightness"]
+            dark = run["spoiled_nss"].get("a quarter of the brightness", "not measured")
             values = [run["scores"][metric] for metric in METRICS]
             rows.append([label, run["steps"], run["seed"], run["augmentation"], changes(run), *values, dark])
     return markdown_table(header, rows)
@@ -391,6 +391,10 @@ def compared_sentences(compared: Sequence[dict[str, Any]]) -> str:
             f"{run['left_out']} {run['scores']['nss']:.2f} against {run['weightless']['nss']:.2f}" for run in better
         )
         sentences.append(f"It is better on {listed}.")
+    if any(run.get("is_earlier") for run in compared):
+        sentences.append(
+            "Rows with † come from an earlier state of the script, with other random numbers and one seed."
+        )
     return " ".join(sentences)
 
 
@@ -403,13 +407,16 @@ def changes(run: dict[str, Any]) -> str:
         found.append(f"maps times the Gaussian to the power {run['centre_exponent']}")
     if run.get("averaged"):
         found.append(f"mean weights of {run['averaged']} networks that part after {run['shared_steps']} steps")
-    return "; ".join(found) or "nothing"
+    return ("; ".join(found) or "nothing") + (" †" if run.get("is_earlier") else "")
 
 
 def speed_text(output: Path) -> str:
     """What `make card` measured of these weights, if it did."""
     file, weights = output / "speed.json", output / "model.safetensors"
-    if not file.exists() or json.loads(file.read_text())["weights_sha256"] != sha256(weights.read_bytes()).hexdigest():
+    if (
+        not file.exists()
+        or json.loads(file.read_text()).get("weights_sha256") != sha256(weights.read_bytes()).hexdigest()
+    ):
         return "Not measured."
     return speed_table(json.loads(file.read_text()))
 

@@ -141,6 +141,17 @@ def test_a_cut_shows_at_once_and_leaves_nothing_behind(predictor, pictures):
         assert correlation(frame.model_map, alone) > 0.95
 
 
+@pytest.mark.parametrize("aim", [0, 255], ids=["black", "white"])
+def test_a_quick_fade_is_no_motion(predictor, pictures, aim):
+    """From the picture to black or white within eight frames: each frame has nearly the map of the frame alone."""
+    for picture in pictures[::2]:
+        shares = np.arange(6)[:, None, None, None] / 8
+        clip = np.round(picture * (1 - shares) + aim * shares).astype(np.uint8)
+        for frame in predictor.stream(clip):
+            alone = next(iter(predictor.stream(clip[frame.frame_index][None]))).model_map
+            assert correlation(frame.model_map, alone) > 0.98
+
+
 def write_stored_maps() -> None:
     STORED.parent.mkdir(parents=True, exist_ok=True)
     maps = stored_frames_of(VideoSaliencyPredictor.from_pretrained(DEFAULT_MODEL))

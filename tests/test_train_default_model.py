@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from still_data_factory import make_still_folder
 from transformers import AutoModel, AutoProcessor
 
-import video_saliency  # noqa: F401  # registers the Auto classes
+import video_saliency
 
 TINY_ENCODER = {
     "layer_type": "basic",
@@ -159,6 +159,15 @@ def test_scores_and_card_say_what_was_measured(script: ModuleType, data: Path, t
     assert "Not measured." in (output / "README.md").read_text(), "the speed is that of the weights before"
 
 
+def test_the_shipped_card_is_that_of_the_shipped_scores(script: ModuleType, tmp_path: Path) -> None:
+    shipped = Path(video_saliency.DEFAULT_MODEL)
+    for name in ("scores.json", "speed.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((shipped / name).read_bytes())
+    script.main(["--output", str(tmp_path), "--card-only"])
+    assert (tmp_path / "README.md").read_text() == (shipped / "README.md").read_text()
+    assert "Not measured" not in (shipped / "README.md").read_text()
+
+
 def test_the_same_seed_gives_the_same_file(script: ModuleType, data: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         script.run(data, tmp_path / name, tiny_recipe(script, steps=3, fusion_steps=2))
@@ -261,6 +270,11 @@ def test_the_card_says_on_which_sets_training_did_not_pay(script: ModuleType) ->
     ]
     assert script.compared_sentences(rows) == (
         "On far the network is worse than that map: NSS 1.10 against 1.25. It is better on near 2.00 against 1.50."
+    )
+    earlier = {**rows[0], "is_earlier": True}
+    assert script.changes(earlier) == "nothing †"
+    assert script.compared_sentences([*rows, earlier]).endswith(
+        "Rows with † come from an earlier state of the script, with other random numbers and one seed."
     )
 
 
