@@ -382,7 +382,7 @@ def compared_sentences(compared: Sequence[dict[str, Any]]) -> str:
     plain = [run for run in unchanged if run["seed"] == 0]
     worse = [run for run in plain if run["scores"]["nss"] < run["weightless"]["nss"]]
     sentences = [
-        f"On {run['left_out']} the network is worse than that map: NSS {run['scores']['nss']:.2f} against "
+        f"On {run['left_out']} the network is worse than the untrained map: NSS {run['scores']['nss']:.2f} against "
         f"{run['weightless']['nss']:.2f}."
         for run in worse
     ]
