@@ -388,7 +388,7 @@ def compared_sentences(compared: Sequence[dict[str, Any]]) -> str:
     ]
     if better := [run for run in plain if run not in worse]:
         listed = ", ".join(
-            f"{run['left_out']} {run['scores']['nss']:.2f} against {run['weightless']['nss']:.2f}" for run in better
+            f"{run['left_out']} ({run['scores']['nss']:.2f} against {run['weightless']['nss']:.2f})" for run in better
         )
         sentences.append(f"It is better on {listed}.")
     if any(run.get("is_earlier") for run in compared):

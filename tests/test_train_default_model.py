@@ -269,7 +269,8 @@ def test_the_card_says_on_which_sets_training_did_not_pay(script: ModuleType) ->
         {**row, "left_out": "far", "scores": {"nss": 9.0}, "weightless": {"nss": 1.25}, "augmentation": "strong"},
     ]
     assert script.compared_sentences(rows) == (
-        "On far the network is worse than the untrained map: NSS 1.10 against 1.25. It is better on near 2.00 against 1.50."
+        "On far the network is worse than the untrained map: NSS 1.10 against 1.25. "
+        "It is better on near (2.00 against 1.50)."
     )
     earlier = {**rows[0], "is_earlier": True}
     assert script.changes(earlier) == "nothing †"
