@@ -150,6 +150,14 @@ def test_command_line_without_sound(folders: dict[bool, str], clips: dict[bool, 
 @pytest.mark.parametrize("audio", [True, False])
 def test_info(audio: bool, folders: dict[bool, str]) -> None:
     text = call("info", folders[audio])
-    for word in ("DTFSalForVideoSaliency", "8 frame(s)", "middle", "32 x 48", "encoder", "decoder", "with attention"):
+    for word in (
+        "DTFSalForVideoSaliency",
+        "8 frames in a row",
+        "middle",
+        "32 x 48",
+        "encoder",
+        "decoder",
+        "with attention",
+    ):
         assert word in text
     assert ("audio_encoder" in text) == audio

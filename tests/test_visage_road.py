@@ -154,7 +154,7 @@ def test_command_line_writes_the_challenges_pictures(folder: str, clip: Path, tm
             expected = (frame.model_map.numpy() * np.float32(255)).astype(np.uint8)
             assert picture.mode == "L" and np.array_equal(np.asarray(picture), expected)
     text = call("info", folder)
-    assert "ViSAGEForVideoSaliency" in text and "20 frame(s)" in text
+    assert "ViSAGEForVideoSaliency" in text and "20 frames" in text
 
 
 def test_challenge_pictures_of_another_scale_are_refused(tmp_path: Path) -> None:

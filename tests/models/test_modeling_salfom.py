@@ -116,8 +116,8 @@ def test_masks_of_shifted_windows():
 
 @pytest.fixture(scope="module")
 def published() -> SalFoMForVideoSaliency:
-    """The decoder of the published model behind an encoder of no blocks."""
-    model = SalFoMForVideoSaliency(SalFoMConfig(encoder_depth=0)).eval()
+    """The decoder of the published model behind an encoder of one block."""
+    model = SalFoMForVideoSaliency(SalFoMConfig(encoder_depth=1)).eval()
     state = convert_salfom(salfom_checkpoint(with_encoder=False))
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert unexpected == [] and {name.split(".")[0] for name in missing} == {"encoder"}

@@ -4,10 +4,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from training_factory import clips, losses, run, tiny_arguments
+
+from video_saliency import GFSalNetConfig
+from video_saliency.data import open_dataset
+from video_saliency.training.training_arguments import ValidationArguments
+from video_saliency.training.truth_checks import check_selection, check_truth
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +37,12 @@ def refused(message: str, home: Path, output: Path, /, **changes) -> None:
 @pytest.mark.parametrize("sigma", [None, 0.05])
 def test_frames_alone_teach_nothing(data, tmp_path, sigma):
     train = parts(data, tmp_path / "plain")
-    message = r"folder \(clip_1, clip_2, clip_3, clip_4, clip_5\): there are neither maps nor fixations.*clips:"
-    refused(message, data, tmp_path / "run", data={"train": train, "density_sigma": sigma})
+    refused(
+        "neither maps nor fixations of its 5 clips",
+        data,
+        tmp_path / "run",
+        data={"train": train, "density_sigma": sigma},
+    )
 
 
 def test_a_single_clip_without_truth_is_named(data, tmp_path):
@@ -43,17 +53,26 @@ def test_a_single_clip_without_truth_is_named(data, tmp_path):
     refused(r"folder \(clip_2\): there are neither", data, tmp_path / "run", data={"train": train})
 
 
-def test_fixations_alone_need_a_width_of_their_maps(data, tmp_path):
+@pytest.mark.parametrize("sigma", [None, 0.03])
+def test_a_folder_of_fixations_alone_has_maps_made_of_them(data, tmp_path, sigma):
     train = parts(data, tmp_path / "points", "fixations")
-    refused(
-        r"\): there are fixations but no maps.*data.density_sigma=0.03", data, tmp_path / "run", data={"train": train}
-    )
-    trained = tiny_arguments(data, data={"train": train, "density_sigma": 0.03}, loop={"steps": 1})
-    run(trained, tmp_path / "made of fixations")
-    assert losses(tmp_path / "made of fixations")[1] > 0.1
-    nss_alone = {"kl_loss_weight": 0.0, "cc_loss_weight": 0.0, "nss_loss_weight": 1.0}
-    run(tiny_arguments(data, data={"train": train}, model={"config": nss_alone}, loop={"steps": 1}), tmp_path / "nss")
-    assert losses(tmp_path / "nss")[1] != 0
+    run(tiny_arguments(data, data={"train": train, "density_sigma": sigma}, loop={"steps": 1}), tmp_path / "run")
+    assert losses(tmp_path / "run")[1] > 0.1
+
+
+def test_other_fixations_alone_need_a_width_of_their_maps(data):
+    items = [replace(item, density_files=None) for item in open_dataset("folder", data)]
+    plain, nss_alone = GFSalNetConfig(), GFSalNetConfig(kl_loss_weight=0.0, nss_loss_weight=1.0)
+    with pytest.raises(ValueError, match=r"folder \(clip_1.*\): there are fixations but no maps.*density_sigma=0.03"):
+        check_truth(items, plain, density_sigma=None)
+    check_truth(items, plain, density_sigma=0.03)
+    check_truth(items, nss_alone, density_sigma=None)
+    by_cc, by_loss = ValidationArguments(select_by="cc"), ValidationArguments(select_by="loss")
+    with pytest.raises(ValueError, match=r"folder \(clip_1.*no maps, so validation.select_by=cc has no score"):
+        check_selection(items, plain, by_cc, density_sigma=None)
+    with pytest.raises(ValueError, match="fixations but no maps"):
+        check_selection(items, plain, by_loss, density_sigma=None)
+    check_selection(items, plain, by_loss, density_sigma=0.03)
 
 
 def test_maps_alone_are_no_fixations(data, tmp_path):
@@ -66,11 +85,9 @@ def test_maps_alone_are_no_fixations(data, tmp_path):
 @pytest.mark.parametrize(
     ("folders", "select_by", "message"),
     [
-        ((), "cc", r"folder \(clip_1.*the validation data have no maps, so validation.select_by=cc has no score"),
-        (("fixations",), "cc", "no maps, so validation.select_by=cc"),
+        ((), "cc", "neither maps nor fixations of its 5 clips"),
         (("maps",), "nss", "no fixations, so validation.select_by=nss"),
-        ((), "loss", "neither maps nor fixations"),
-        (("fixations",), "loss", "fixations but no maps"),
+        ((), "loss", "neither maps nor fixations of its 5 clips"),
     ],
 )
 def test_validation_data_must_give_the_score_that_selects(data, tmp_path, folders, select_by, message):
