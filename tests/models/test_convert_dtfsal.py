@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from dtfsal_weights import LAYOUTS, TINY_MVITV2, layout, mvitv2_checkpoint, mvitv2_weights
+from dtfsal_weights import LAYOUTS, layout, mvitv2_checkpoint, mvitv2_weights
+from released_files import TINY_CONFIGS
 from seeded_weights import seeded_input, seeded_tensor
 from transformers import AutoModel, AutoProcessor
 
@@ -31,17 +32,7 @@ from video_saliency.models.dtfsal.modeling_dtfsal import DTFSalForVideoSaliency
 SOURCES = CONVERTER.sources
 WEIGHT = torch.zeros(1)
 AUDIO = {"audio_encoder.convolutions.0.bias": WEIGHT}
-TINY = {
-    **{f"encoder_{name}": list(value) for name, value in TINY_MVITV2.items()},
-    "hidden_size": 8,
-    "num_tokens": 2,
-    "token_size": [2, 3],
-    "decoder_channels": [4, 4, 4],
-    "audio_channels": [2, 3, 4, 5],
-    "audio_size": [16, 32],
-    "audio_hidden_size": 8,
-    "audio_num_slices": 2,
-}
+TINY = TINY_CONFIGS["dtfsal"]
 
 
 def on_meta(names: str) -> StateDict:

@@ -67,9 +67,9 @@ def centre_bias(stills: StillFixations, size: tuple[int, int]) -> np.ndarray:
 
 def weightless_maps(stills: StillFixations, size: tuple[int, int]) -> list[np.ndarray]:
     """What contrast and the middle of the picture tell by themselves: spectral residual times a centred Gaussian."""
-    contrast, middle = SpectralResidual(), CentreGaussian()
-    frames = [BaselineFrame(size, rgb=stills.load_image(index)) for index in range(len(stills))]
-    return [contrast.predict(frame) * middle.predict(frame) for frame in frames]
+    contrast, middle = SpectralResidual(), CentreGaussian().predict(BaselineFrame(size))
+    pictures = map(stills.load_image, range(len(stills)))
+    return [contrast.predict(BaselineFrame(size, rgb=picture)) * middle for picture in pictures]
 
 
 def _compressed(pixels: torch.Tensor) -> torch.Tensor:
@@ -128,7 +128,7 @@ def score_motion(
     pairs = []
     for index in range(len(stills)):
         picture = stills.load_image(index)
-        cut_out = _cut_out(stills, index, generator)
+        cut_out = _cut_out(stills, index, picture.shape[0], generator)
         width = picture.shape[1]
         speed = width * generator.uniform(*SPEEDS) * generator.choice([-1, 1])
         angle = generator.uniform(-np.pi / 6, np.pi / 6)
@@ -166,7 +166,8 @@ def score_slow_motion(
     generator = np.random.default_rng(seed)
     wins: dict[str, list[bool]] = {str(speed): [] for speed in SLOW_SPEEDS}
     for index in range(len(stills)):
-        picture, cut_out = stills.load_image(index), _cut_out(stills, index, generator)
+        picture = stills.load_image(index)
+        cut_out = _cut_out(stills, index, picture.shape[0], generator)
         for speed in SLOW_SPEEDS:
             velocity = (picture.shape[1] * speed, 0.0)
             clip = decoy_clip(picture, cut_out, mover_above=index % 2 == 0, velocity_xy=velocity)
@@ -174,9 +175,8 @@ def score_slow_motion(
     return {speed: float(np.mean(won)) for speed, won in wins.items()}
 
 
-def _cut_out(stills: StillFixations, index: int, generator: np.random.Generator) -> np.ndarray:
-    """The middle of another still, as high and wide as a seventh to a fifth of this one's height."""
-    height = stills.load_image(index).shape[0]
+def _cut_out(stills: StillFixations, index: int, height: int, generator: np.random.Generator) -> np.ndarray:
+    """The middle of another still, as high and wide as a seventh to a fifth of `height`."""
     other = stills.load_image((index + 7) % len(stills))
     side = int(height * generator.uniform(1 / 7, 1 / 5))
     top, left = (other.shape[0] - side) // 2, (other.shape[1] - side) // 2

@@ -22,7 +22,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from video_saliency.atomic_files import atomic_path
 from video_saliency.data.catalog import dataset_info
-from video_saliency.defaults import DEFAULT_NAME, named_model
+from video_saliency.defaults import DEFAULT_NAME, is_default_model, named_model
 from video_saliency.training.training_arguments import DataSource
 from video_saliency.version import __version__
 from video_saliency.weights_record import RECORD as WEIGHTS_RECORD
@@ -264,13 +264,9 @@ def _source_name(source: DataSource) -> str:
 
 def _model_name(name: str) -> str:
     """A model in words: a folder by its own name only."""
-    if _is_embedded(name):
+    if is_default_model(name):
         return f"`{DEFAULT_NAME}`, the embedded model of video-saliency"
     return Path(name).name if Path(name).exists() else name
-
-
-def _is_embedded(name: str) -> bool:
-    return Path(name).resolve() == Path(named_model(DEFAULT_NAME)).resolve()
 
 
 def _published_names(sources: Sequence[DataSource]) -> list[str] | None:
@@ -299,7 +295,7 @@ def _without_path(value: Any) -> Any:
         return [_without_path(part) for part in value]
     if not isinstance(value, str) or not (os.path.isabs(value) or os.path.exists(value)):
         return value
-    return DEFAULT_NAME if _is_embedded(value) else Path(value).name
+    return DEFAULT_NAME if is_default_model(value) else Path(value).name
 
 
 __all__ = ["write_training_card"]

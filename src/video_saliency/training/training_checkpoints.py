@@ -21,7 +21,7 @@ from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
 from video_saliency.atomic_files import atomic_path
-from video_saliency.defaults import DEFAULT_NAME, named_model
+from video_saliency.defaults import DEFAULT_NAME, is_default_model, named_model
 from video_saliency.training.training_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -248,10 +248,9 @@ def run_record(arguments: TrainingArguments, world: dict[str, Any]) -> dict[str,
 
 def _model_place(name: str) -> str:
     """A model's folder from the root of the file system, `default`, or its Hub id."""
-    folder = Path(name)
-    if not folder.is_dir():
+    if not Path(name).is_dir():
         return name
-    return DEFAULT_NAME if folder.resolve() == Path(named_model(DEFAULT_NAME)).resolve() else str(folder.resolve())
+    return DEFAULT_NAME if is_default_model(name) else str(Path(name).resolve())
 
 
 def check_same_run(root: Path, own: dict[str, Any]) -> bool:
