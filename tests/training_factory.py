@@ -120,4 +120,8 @@ def _joined(
     if count > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    function(*arguments)
+    try:
+        function(*arguments)
+    finally:  # a process that ends with the connection open may be aborted by the threads of gloo
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -20,7 +20,7 @@ import yaml
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessExitedException
-from training_factory import in_processes, losses, run, tiny_arguments, with_validation
+from training_factory import in_processes, losses, run, tiny_arguments, tiny_content, with_validation
 
 from video_saliency.training import launch_checks, training_loop
 from video_saliency.training.callbacks import JsonlTracker, ProgressBar, TrainerCallback, read_log
@@ -30,6 +30,7 @@ from video_saliency.training.recipe_files import merged
 from video_saliency.training.training_arguments import TrainingArguments
 from video_saliency.training.training_checkpoints import TrainingError, is_disk_full
 from video_saliency.training.training_loop import Trainer
+from video_saliency.training.training_run import RunOptions, train_recipe
 from video_saliency.training.training_validation import Validator
 
 
@@ -553,6 +554,18 @@ def test_the_advice_for_memory_makes_the_run_go_on(data, tmp_path, before, after
     expected, found = losses(tmp_path / "enough"), losses(tmp_path / "less")
     assert list(found) == list(expected)
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-4)
+
+
+def start_wrongly(recipe: Path, output: Path) -> None:
+    with pytest.raises(ValueError, match="3 processes were asked for and 2 run"):
+        train_recipe(RunOptions(recipe, output))
+    assert not torch.distributed.is_initialized()
+
+
+def test_processes_that_are_refused_close_their_connection(data, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_content(data, loop={"num_processes": 3})))
+    in_processes(2, start_wrongly, recipe, tmp_path / "run")
 
 
 def test_another_number_of_processes_than_asked_for_is_refused():

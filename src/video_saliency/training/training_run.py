@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -105,14 +106,19 @@ def train_recipe(options: RunOptions, *, callbacks: Sequence[TrainerCallback] = 
         TrainingError: if the run broke off; the same call goes on with it.
     """
     arguments = read_arguments(options)
-    with remedy_for_memory(arguments, is_placing=True):
-        trainer = Trainer(arguments, options.output, callbacks=callbacks)
     try:
-        state = trainer.train()
-        _complete(trainer, options)
-        trainer.accelerator.wait_for_everyone()
+        with remedy_for_memory(arguments, is_placing=True):
+            trainer = Trainer(arguments, options.output, callbacks=callbacks)
+        try:
+            state = trainer.train()
+            _complete(trainer, options)
+            trainer.accelerator.wait_for_everyone()
+        finally:
+            trainer.close()
     finally:
-        trainer.close()
+        # where no trainer came to be; a process that ends with the connection open may be aborted by its threads
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return state
 
 
