@@ -20,7 +20,7 @@ import yaml
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessExitedException
-from training_factory import in_processes, losses, run, tiny_arguments, tiny_content, with_validation
+from training_factory import in_processes, losses, names_of_threads, run, tiny_arguments, tiny_content, with_validation
 
 from video_saliency.training import launch_checks, training_loop
 from video_saliency.training.callbacks import JsonlTracker, ProgressBar, TrainerCallback, read_log
@@ -143,6 +143,10 @@ def validate_with_one_batch(arguments: TrainingArguments, output: Path) -> None:
     again = trainer.validator.run(trainer.model)
     record = {"first": trainer.state.scores, "again": again.scores, "frames": again.num_frames}
     (output / f"process-{process}.json").write_text(json.dumps(record))
+    if sys.platform == "linux":
+        assert "pt_gloo_runloop" in names_of_threads()
+        trainer.close()
+        assert "pt_gloo_runloop" not in names_of_threads()  # it could abort this process at its end
 
 
 def test_two_processes_validate_one_batch(data, tmp_path):

@@ -198,8 +198,17 @@ class Trainer:
         return self.state
 
     def close(self) -> None:
-        """Ends trackers and the connection between processes; nothing can be done with the run behind it."""
+        """Ends trackers and the connection between processes; nothing can be done with the run behind it.
+
+        gloo's threads let go of the last tensors with Python's lock in hand: a process that ends just then is aborted.
+        The wrapped model ends those threads when it goes, but waits for them with the lock in its own hand, for ever
+        then; Python's own reference waits without it, and so has to go last.
+        """
+        connection = torch.distributed.group.WORLD if torch.distributed.is_available() else None
         self.accelerator.end_training()
+        self.model = self.training.model
+        self.accelerator.free_memory()
+        del connection
 
     def _run_steps(self) -> None:
         if self.state.is_stopped:
