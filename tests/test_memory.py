@@ -27,30 +27,32 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 
 
-def peak_memory(folder: Path, num_frames: int, mode: str = "as it is") -> int:
-    """Peak resident bytes of a process that predicts a clip of `num_frames` frames and writes all kinds of files."""
-    clip = folder / f"clip{num_frames}.mp4"
-    make_clip(clip, num_frames=num_frames, width=160, height=120)
-    command = [sys.executable, "-c", SCRIPT, str(clip), str(folder / "out"), mode]
-    # One thread: idle threads of a busy machine would only wait for each other. Few arenas: else glibc keeps a cache
-    # for each thread, whose size depends on the timing.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return int(done.stdout.splitlines()[-1]) * 1024
+RUNS = {"short": (300, "as it is"), "long": (2300, "as it is"), "leak": (900, "leak")}
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory):
-    return peak_memory(tmp_path_factory.mktemp("short"), 300)
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Peak resident MiB of processes that predict clips and write all kinds of files, side by side."""
+    # One thread: idle threads of a busy machine would only wait for each other. Few arenas: else glibc keeps a cache
+    # for each thread, whose size depends on the timing.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    processes = {}
+    for name, (num_frames, mode) in RUNS.items():
+        folder = tmp_path_factory.mktemp(name)
+        make_clip(folder / "clip.mp4", num_frames=num_frames, width=160, height=120)
+        command = [sys.executable, "-c", SCRIPT, str(folder / "clip.mp4"), str(folder / "out"), mode]
+        processes[name] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    printed = {name: process.communicate()[0] for name, process in processes.items()}
+    assert not any(process.returncode for process in processes.values())
+    return {name: int(text.splitlines()[-1]) // 1024 for name, text in printed.items()}
 
 
 @needs_proc
-def test_peak_memory_does_not_grow_with_length(tmp_path, short):
-    long = peak_memory(tmp_path, 2300)
-    assert long < 1.05 * short, f"{long / 2**20:.0f} MiB for 2,300 frames, {short / 2**20:.0f} MiB for 300"
+def test_peak_memory_does_not_grow_with_length(peaks):
+    assert peaks["long"] < 1.05 * peaks["short"], f"MiB: {peaks}"
 
 
 @needs_proc
-def test_a_leak_of_small_maps_would_be_seen(tmp_path, short):
+def test_a_leak_of_small_maps_would_be_seen(peaks):
     # 75 kB a frame: what the maps of a clip of 160 x 120 take
-    assert peak_memory(tmp_path, 900, "leak") > 1.05 * short
+    assert peaks["leak"] > 1.05 * peaks["short"], f"MiB: {peaks}"

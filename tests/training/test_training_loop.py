@@ -590,7 +590,7 @@ def accelerate_launch(folder: Path, *options: str) -> subprocess.CompletedProces
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     environment["HF_HOME"] = str(folder / "hf")
     command = [*launch, *options, str(script)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
 
 
 @pytest.mark.parametrize(
