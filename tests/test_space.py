@@ -518,9 +518,10 @@ def test_the_guard_of_the_tests_notices_and_refuses_other_hosts(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_eight_clips_at_once_and_one_of_them_broken(predictor, model, tmp_path, limit):
+def test_eight_clips_at_once_and_one_of_them_broken(predictor, model, tmp_path, monkeypatch, limit):
     """Each comes back with its own maps, the broken one with its own message; `limit` are predicted at a time."""
     client_api = pytest.importorskip("gradio_client")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # the client leaves folders there
     clips = [make_clip(tmp_path / f"{count}.mp4", num_frames=count, audio="aac") for count in range(5, 12)]
     clips.insert(3, tmp_path / "broken.mp4")
     clips[3].write_bytes(b"no video" * 100)

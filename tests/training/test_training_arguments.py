@@ -128,6 +128,8 @@ def test_merging():
             {"loop": {"seed": 1}, "model": {"config": {"window": {"num_frames": 2}}}},
         ),
         ("title=", {"loop": {"seed": 1}, "title": None}),
+        ("loop.precision=no", {"loop": {"seed": 1, "precision": "no"}}),  # false in YAML 1.1
+        ("lora.enabled=true", {"loop": {"seed": 1}, "lora": {"enabled": True}}),
     ],
 )
 def test_single_settings(setting, expected):

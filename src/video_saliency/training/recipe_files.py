@@ -82,9 +82,14 @@ def changed(content: Mapping[str, Any], setting: str) -> dict[str, Any]:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number, as in Python: YAML 1.1 wants `1.0e-4`."""
+    """YAML as in its version 1.2: `1e-4` is a number, and `no` is text, as in `loop.precision=no`."""
 
 
+BOOLEAN = "tag:yaml.org,2002:bool"
+_RecipeLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag != BOOLEAN or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),

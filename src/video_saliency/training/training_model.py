@@ -171,21 +171,41 @@ def adapt_model(training: TrainingModel, output: Path, *, is_main: bool = True, 
         is_new: whether a base that lies there already is of another run, and is replaced.
 
     Raises:
-        ValueError: for patterns that match nothing, or `lora.base_model` beside what makes another base.
+        ValueError: for patterns that match nothing, `lora.base_model` beside what makes another base, or
+            `model.dtype` without the precision that joins its weights with the trained ones.
     """
-    arguments, wanted = training.arguments, training.arguments.model
+    arguments = training.arguments
     if arguments.lora.enabled:
         base = _find_base(training, output / BASE_FOLDER, is_main=is_main, is_new=is_new)
         training.model, training.base = add_lora(training.model, arguments.lora, base=base), base
     _freeze(training)
-    for parameter in training.model.parameters():
-        dtype = torch.float32 if parameter.requires_grad else getattr(torch, wanted.dtype)
-        parameter.data = parameter.data.to(dtype)
+    _hold_weights(training)
     if training.record is not None:
         held = _held_weights(training.model)
         training.record = with_untrained(training.record, lambda key: plain_name(key) in held)
     if arguments.loop.activation_checkpointing:
         _checkpoint_activations(training.network)
+
+
+def _hold_weights(training: TrainingModel) -> None:
+    """What is trained in float32, what is frozen in `model.dtype`, but for batch normalisations: their statistics are
+    float32, and weights of another type do not go with them.
+
+    Raises:
+        ValueError: for frozen weights in bfloat16 without mixed precision.
+    """
+    dtype = getattr(torch, training.arguments.model.dtype)
+    is_frozen = not all(parameter.requires_grad for parameter in training.model.parameters())
+    if is_frozen and dtype != torch.float32 and training.arguments.loop.precision == "no":
+        raise ValueError(
+            "model.dtype=bfloat16 holds frozen weights in bfloat16, and only mixed precision computes with them and "
+            "with trained ones in float32: set loop.precision=bf16, or drop model.dtype"
+        )
+    modules = training.model.named_modules()
+    norms = {name for name, module in modules if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)}
+    for name, parameter in training.model.named_parameters():
+        is_full = parameter.requires_grad or name.rpartition(".")[0] in norms
+        parameter.data = parameter.data.to(torch.float32 if is_full else dtype)
 
 
 def _find_base(training: TrainingModel, folder: Path, *, is_main: bool, is_new: bool) -> str:
