@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import pytest
 import torch
 
-from video_saliency.training.still_augmentation import augment_stills
+from video_saliency.training.still_augmentation import StillAugmentation, augment_stills
 
 
 def test_augmented_density_follows_the_picture() -> None:
@@ -27,3 +28,19 @@ def test_the_same_generator_gives_the_same_views() -> None:
         for seed in (7, 7, 8)
     ]
     assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 40), (40, 9), (13, 22), (60, 80)])
+def test_every_change_fits_small_pictures(size) -> None:
+    changes = ("letterbox", "fade", "grey", "blur", "noise", "lower_resolution", "compression", "logo")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, *size), dtype=torch.uint8, generator=generator)
+    views, densities = augment_stills(
+        images,
+        torch.ones(40, *size),
+        size,
+        generator=generator,
+        augmentation=StillAugmentation(**dict.fromkeys(changes, 1.0)),
+    )
+    assert views.shape == (40, 3, *size) and densities.shape == (40, *size)
+    assert views.isfinite().all() and views.min() >= 0 and views.max() <= 255

@@ -560,6 +560,11 @@ def test_the_advice_for_memory_makes_the_run_go_on(data, tmp_path, before, after
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-4)
 
 
+def test_made_up_motion_is_refused_where_nothing_sees_it(data, tmp_path):
+    with pytest.raises(ValueError, match=r"data.synthetic_motion .*computes no flow: drop it"):
+        run(tiny_arguments(data, data={"synthetic_motion": True}), tmp_path)
+
+
 def start_wrongly(recipe: Path, output: Path) -> None:
     with pytest.raises(ValueError, match="3 processes were asked for and 2 run"):
         train_recipe(RunOptions(recipe, output))

@@ -188,9 +188,10 @@ def _random_logo(clips: torch.Tensor, generator: torch.Generator, share: float) 
         opacity = strokes * float(_uniform(1, 0.4, 1.0, generator))
         margin = int(torch.randint(2, 10, (1,), generator=generator))
         down, right = torch.rand(2, generator=generator) < 0.5
-        top = height - margin - rows if down else margin
-        left = width - margin - columns if right else margin
+        top = max(0, height - margin - rows) if down else margin
+        left = max(0, width - margin - columns) if right else margin
         patch = clips[index, :, :, top : top + rows, left : left + columns]
+        opacity = opacity[:, : patch.shape[-2], : patch.shape[-1]]  # of a sign larger than the picture
         patch.lerp_(colour.expand_as(patch), opacity.expand_as(patch))
     return clips
 

@@ -96,6 +96,11 @@ class Trainer:
         arguments, loop = self.arguments, self.arguments.loop
         config = self.training.config
         computes_flow = getattr(self.training.network, "flow", None) is not None
+        if arguments.data.synthetic_motion and not computes_flow:
+            raise ValueError(
+                "data.synthetic_motion makes pairs of frames for a motion stream, and this model computes no flow: "
+                "drop it, or set streams and flow_backend in model.config of a GFSalNet"
+            )
         settings = make_settings(
             arguments.data,
             config.window_spec,
