@@ -572,7 +572,7 @@ def test_full_disk_keeps_what_is_done_and_resumes(tmp_path, model):
         subprocess.run(["umount", str(disk)], check=False)
 
 
-@pytest.mark.parametrize("damage", ["lost tensor", "cut file", "wrong config"])
+@pytest.mark.parametrize("damage", ["lost tensor", "cut file", "wrong config", "wrong type"])
 def test_damaged_model_is_refused(tmp_path, model, damage):
     broken = Path(shutil.copytree(model, tmp_path / "model"))
     weights = broken / "model.safetensors"
@@ -584,11 +584,16 @@ def test_damaged_model_is_refused(tmp_path, model, damage):
         weights.write_bytes(weights.read_bytes()[:1000])
     else:
         config = json.loads((broken / "config.json").read_text())
-        (broken / "config.json").write_text(json.dumps(config | {"streams": "three"}))
+        wrong = {"wrong config": {"streams": "three"}, "wrong type": {"kl_loss_weight": "two"}}[damage]
+        (broken / "config.json").write_text(json.dumps(config | wrong))
     clip = make_clip(tmp_path / "clip.mp4", num_frames=2)
     code, text = call("predict", clip, "--output", tmp_path / "out", "--model", broken)
     assert code == 2
-    expected = {"lost tensor": "streams.appearance.head.layers.0.weight", "wrong config": "streams must be one of"}
+    expected = {
+        "lost tensor": "streams.appearance.head.layers.0.weight",
+        "wrong config": "streams must be one of",
+        "wrong type": "is damaged (Validation error for field 'kl_loss_weight'",
+    }
     assert expected.get(damage, "is damaged") in one_line(text)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import find_adapter_config_file, is_peft_available
@@ -163,7 +164,7 @@ def _load(auto_class: Any, name_or_path: str, **options: Any) -> Any:
         return auto_class.from_pretrained(name_or_path, **options)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         if Path(name_or_path).is_dir():
             raise ValueError(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,6 +56,16 @@ class ModelTests:
         generator = torch.Generator().manual_seed(seed)
         shape = (batch, self.num_frames, 3, *(size or self.size))
         return {"pixel_values_videos": torch.randn(shape, generator=generator)}
+
+    def test_whole_numbers_stand_for_fractions(self):
+        config_class = self.model_class.config_class
+        names = [item.name for item in dataclasses.fields(config_class) if isinstance(item.default, float)]
+        assert names
+        for name in names:  # the strict dataclass of a config raises no ValueError for a wrong type
+            with contextlib.suppress(ValueError):
+                self.tiny_config(**{name: 1})
+            with contextlib.suppress(ValueError):
+                self.tiny_config(**{name: 0})
 
     def labels(self, batch: int = 2, seed: int = 1) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)

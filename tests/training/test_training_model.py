@@ -45,6 +45,16 @@ def test_a_preset_must_be_that_of_the_loaded_model(tmp_path):
         open_recipe("salfom", preset="tiny", **loaded)
 
 
+def test_fields_of_a_wrong_type_are_told(tmp_path):
+    message = "config.*field 'cc_loss_weight': .*got str"
+    with pytest.raises(ValueError, match=message):
+        open_recipe("salfom", config={"cc_loss_weight": "much"})
+    open_recipe("salfom").save(tmp_path)
+    with pytest.raises(ValueError, match=f"{message}.* Take a recipe that leaves the config as it is"):
+        open_recipe("salfom", config={"cc_loss_weight": "much"}, name_or_path=str(tmp_path))
+    assert open_recipe("salfom", config={"cc_loss_weight": 2}).config.cc_loss_weight == 2
+
+
 def test_a_recipe_with_a_preset_goes_on_with_the_model_of_its_first_step(tmp_path):
     open_recipe("default_appearance").save(tmp_path)
     assert len(open_recipe("default_fusion", name_or_path=str(tmp_path)).model.streams) == 2

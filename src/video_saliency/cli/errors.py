@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 import torch
 import typer
+from huggingface_hub.errors import StrictDataclassError
 
 RUN_BROKE_OFF = 1
 WRONG_INPUT = 2
-EXPECTED_ERRORS = (ValueError, OSError, torch.OutOfMemoryError)
+# a config's field of a wrong type is a StrictDataclassError
+EXPECTED_ERRORS = (ValueError, OSError, torch.OutOfMemoryError, StrictDataclassError)
 
 
 def describe_error(error: Exception) -> tuple[str, int]:

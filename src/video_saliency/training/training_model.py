@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, AutoModel
@@ -201,8 +202,7 @@ def _hold_weights(training: TrainingModel) -> None:
             "model.dtype=bfloat16 holds frozen weights in bfloat16, and only mixed precision computes with them and "
             "with trained ones in float32: set loop.precision=bf16, or drop model.dtype"
         )
-    modules = training.model.named_modules()
-    norms = {name for name, module in modules if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)}
+    norms = {name for name, module in training.model.named_modules() if isinstance(module, _BatchNorm)}
     for name, parameter in training.model.named_parameters():
         is_full = parameter.requires_grad or name.rpartition(".")[0] in norms
         parameter.data = parameter.data.to(torch.float32 if is_full else dtype)
@@ -252,7 +252,10 @@ def _named_config(config_class: Any, wanted: ModelArguments) -> Any:
     maker = config_class if wanted.preset is None else getattr(config_class, wanted.preset, None)
     if maker is None:
         raise ValueError(f"{config_class.__name__} has no preset {wanted.preset!r}")
-    return maker(**wanted.config)
+    try:
+        return maker(**wanted.config)
+    except StrictDataclassError as error:
+        raise ValueError(f"model.config: {' '.join(str(error).split())}") from error
 
 
 def _load(wanted: ModelArguments) -> tuple[Any, VideoSaliencyProcessor, list[str]]:
@@ -279,10 +282,10 @@ def _changed_config(before: Any, wanted: ModelArguments) -> tuple[Any, list[str]
     fields = _fields(before)
     try:
         config = AutoConfig.for_model(before.model_type, **{**fields, **wanted.config})
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise ValueError(
             f"the recipe changes {', '.join(sorted(wanted.config))} in the config of {wanted.name_or_path}, which "
-            f"does not fit it: {error}. Take a recipe that leaves the config as it is, such as "
+            f"does not fit it: {' '.join(str(error).split())}. Take a recipe that leaves the config as it is, such as "
             "examples/recipes/own_clips.yaml, or start from a model that this recipe is for"
         ) from error
     _check_fields(config, wanted)

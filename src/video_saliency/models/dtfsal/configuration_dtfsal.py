@@ -130,7 +130,7 @@ class DTFSalConfig(SaliencyConfig):
     shift_axes: list | tuple = ("width", "height")
     shift_conv: str = "depthwise"
     shift_norm: str = "channel"
-    shift_norm_eps: float = 1e-5
+    shift_norm_eps: float | int = 1e-5
     audio_sampling_rate: int = 16000
     audio_num_slices: int = 9
     audio_slice_frames: int = 64
@@ -153,10 +153,10 @@ class DTFSalConfig(SaliencyConfig):
     decoder: str = "multi"
     decoder_channels: list | tuple = (96, 48, 24)
     decoder_frames: int = 8
-    kl_loss_weight: float = 1.0
-    cc_loss_weight: float = 1.0
-    loss_epsilon: float = 2.2204e-16
-    deep_supervision_weight: float = 0.0
+    kl_loss_weight: float | int = 1.0
+    cc_loss_weight: float | int = 1.0
+    loss_epsilon: float | int = 2.2204e-16
+    deep_supervision_weight: float | int = 0.0
     training_strategy: str = "full"
     window: dict | None = None
 

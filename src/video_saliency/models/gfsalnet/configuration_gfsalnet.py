@@ -98,17 +98,17 @@ class GFSalNetConfig(SaliencyConfig):
     contrast_branch: bool = False
     centre_prior: bool = False
     centre_prior_size: list | tuple = (9, 12)
-    centre_exponent: float = 0.0
+    centre_exponent: float | int = 0.0
     flow_pair: str = "next"
     flow_backend: str | None = "lucas_kanade"
     flow_remove_camera: bool = False
-    flow_max_magnitude: float | None = None
-    flow_min_magnitude: float = 0.0
+    flow_max_magnitude: float | int | None = None
+    flow_min_magnitude: float | int = 0.0
     flow_mean: list | tuple = IMAGENET_MEAN
     flow_std: list | tuple = IMAGENET_STD
-    kl_loss_weight: float = 1.0
-    nss_loss_weight: float = 0.1
-    cc_loss_weight: float = 0.0
+    kl_loss_weight: float | int = 1.0
+    nss_loss_weight: float | int = 0.1
+    cc_loss_weight: float | int = 0.0
     window: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

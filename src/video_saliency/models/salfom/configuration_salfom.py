@@ -72,14 +72,14 @@ class SalFoMConfig(SaliencyConfig):
     encoder_dim: int = 1024
     encoder_depth: int = 24
     encoder_heads: int = 16
-    encoder_mlp_ratio: float = 4.0
+    encoder_mlp_ratio: float | int = 4.0
     patch_size: int = 16
     num_frames: int = 16
     branches: list | tuple = BRANCHES
     tcfe_layers: list | tuple = ((256, 2, 1), (64, 2, 4), (16, 4, 4))
     tcfe_depth: int = 6
     tcfe_heads: int = 8
-    tcfe_drop_path: float = 0.2
+    tcfe_drop_path: float | int = 0.2
     dfd_layers: list | tuple = (((512, 1, 1), (256, 2, 1)), ((128, 1, 2), (64, 2, 2)), ((32, 2, 2), (16, 2, 2)))
     sfd_layers: list | tuple = (
         ((512, 1), (256, 1), (256, 1)),
@@ -87,8 +87,8 @@ class SalFoMConfig(SaliencyConfig):
         ((32, 1), (16, 2), (16, 2)),
     )
     fusion_channels: list | tuple = (32, 16)
-    kl_loss_weight: float = 1.0
-    cc_loss_weight: float = 1.0
+    kl_loss_weight: float | int = 1.0
+    cc_loss_weight: float | int = 1.0
     window: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -105,9 +105,9 @@ class ViSAGEConfig(SaliencyConfig):
     backbone_dim: int = 3200
     backbone_depth: int = 48
     backbone_heads: int = 25
-    backbone_mlp_ratio: float = 4.0
+    backbone_mlp_ratio: float | int = 4.0
     backbone_activation: str = "gelu_pytorch_tanh"
-    backbone_drop_path: float = 0.3
+    backbone_drop_path: float | int = 0.3
     backbone_table_frames: int = 4
     patch_size: int = 14
     image_size: int = 224
@@ -116,16 +116,16 @@ class ViSAGEConfig(SaliencyConfig):
     active_experts: list | tuple | None = None
     fusion: str = "logit"
     fusion_weights: list | tuple | None = None
-    fusion_epsilon: float = 1e-6
-    fusion_threshold: float = 0.4
+    fusion_epsilon: float | int = 1e-6
+    fusion_threshold: float | int = 0.4
     output_size: list | tuple | None = None
     output_auxiliary_maps: bool = False
     auxiliary_losses: bool = True
-    kl_loss_weight: float = 10.0
-    cc_loss_weight: float = 2.0
-    sim_loss_weight: float = 1.0
-    bce_loss_weight: float = 1.0
-    nss_loss_weight: float = 0.0
+    kl_loss_weight: float | int = 10.0
+    cc_loss_weight: float | int = 2.0
+    sim_loss_weight: float | int = 1.0
+    bce_loss_weight: float | int = 1.0
+    nss_loss_weight: float | int = 0.0
     window: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
