@@ -347,6 +347,8 @@ def test_bfloat16_maps_are_float32():
         ({"frames": iter([]), "fps": 25}, "the video has no frames"),
         ({"frames": iter([np.zeros((8, 8), np.uint8)]), "fps": 25}, "frame 0 must be uint8 RGB"),
         (7, "int is not a video: pass a path"),
+        (b"\x00\x00\x00\x18ftypmp42", "bytes is not a video: pass a path"),
+        ({"frames": "clip.mp4", "fps": 25}, "str is not a video: pass a path"),
     ],
 )
 def test_wrong_video_says_what_to_do(video, message):

@@ -121,7 +121,7 @@ def open_source(video: Any) -> Source:
     if isinstance(video, np.ndarray):
         clip = check_clip(video)
         return Source(lambda: _array_frames(clip, rate), len(clip), (clip.shape[1], clip.shape[2]), sound=given_sound)
-    if isinstance(video, Iterable):
+    if isinstance(video, Iterable) and not isinstance(video, (bytes, bytearray, str)):
         return Source(lambda: _array_frames(video, rate), None, None, can_rewind=False, sound=given_sound)
     raise ValueError(f"{type(video).__name__} is not a video: {SUPPORTED}")
 
