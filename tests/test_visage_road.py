@@ -163,7 +163,7 @@ def test_challenge_pictures_of_another_scale_are_refused(tmp_path: Path) -> None
     clip = make_clip(tmp_path / "clip.mp4", num_frames=2)
     options = ["--output", str(tmp_path / "out"), "--model", str(tmp_path / "model"), "--save", "ntire"]
     result = CliRunner().invoke(app, ["predict", str(clip), *options])
-    assert result.exit_code != 0 and "for maps in 0..1" in " ".join(result.output.split())
+    assert result.exit_code != 0 and "(--save png; scale='maximum')" in " ".join(result.output.split())
 
 
 def test_unit_scale_keeps_the_maps_own() -> None:

@@ -175,7 +175,7 @@ def map_to_uint8(
     if scale == "unit" and maximum > 1:
         raise ValueError(
             f"the map reaches {maximum:.3g}, but pictures of this kind (scale='unit') are for maps in 0..1: write "
-            "plain PNGs of this model's maps (scale='maximum')"
+            "plain PNGs of this model's maps (--save png; scale='maximum')"
         )
     if scale == "maximum" and maximum > 0:
         values = values / maximum
