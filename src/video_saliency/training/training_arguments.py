@@ -77,7 +77,8 @@ class ModelArguments:
         new_layers: with `name_or_path`, regular expressions of the weights that it may lack; they start fresh.
         weights_from: regular expressions of weights that come from another folder or Hub id: `{pattern: folder}`.
         processor: fields of the `VideoSaliencyProcessor` of a fresh model.
-        dtype: in which frozen weights are held; what is trained is float32 always.
+        dtype: in which frozen weights are held, batch normalisations excepted; what is trained is float32 always.
+            `"bfloat16"` needs `loop.precision="bf16"`.
         copy_appearance: GFSalNet: start the motion stream with the weights of the appearance stream.
         first_gate: GFSalNet: the gate's bias at the start; `None` leaves it at 0.
         freeze: regular expressions of parameters that are not trained.

@@ -189,8 +189,9 @@ def adapt_model(training: TrainingModel, output: Path, *, is_main: bool = True, 
 
 
 def _hold_weights(training: TrainingModel) -> None:
-    """What is trained in float32, what is frozen in `model.dtype`, but for batch normalisations: their statistics are
-    float32, and weights of another type do not go with them.
+    """Holds what is trained in float32 and what is frozen in `model.dtype`.
+
+    Batch normalisations stay float32: their statistics are, and weights of another type do not go with them.
 
     Raises:
         ValueError: for frozen weights in bfloat16 without mixed precision.
