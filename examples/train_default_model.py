@@ -216,10 +216,10 @@ def read_compared(path: Path) -> dict[str, Any]:
         "seed": scores["recipe"]["seed"],
         "augmentation": augmentation_name(scores["recipe"]),
         "config_overrides": scores["recipe"]["config_overrides"],
-        "teachers": len(scores["recipe"].get("teacher_seeds", [])),
-        "averaged": scores.get("averaged", 0),
-        "shared_steps": scores["recipe"].get("shared_steps", 0),
-        "centre_exponent": scores["recipe"].get("centre_exponent", 0),
+        "teachers": len(scores["recipe"]["teacher_seeds"]),
+        "averaged": scores["averaged"],
+        "shared_steps": scores["recipe"]["shared_steps"],
+        "centre_exponent": scores["recipe"]["centre_exponent"],
         "scores": scores["val"]["all"],
         "centre_bias": scores["val_centre_bias"]["all"],
         "weightless": scores["val_weightless"]["all"],
@@ -272,7 +272,7 @@ def write_model_card(output: Path, scores: dict[str, Any]) -> None:
         teachers=teacher_sentence(scores),
         spoiled=spoiled_table(scores),
         compared=compared_table(scores["compared"]),
-        compared_in_words=compared_sentences(scores["compared"]),
+        compared_in_words=compared_sentences(scores["compared"], recipe),
         speed=speed_text(output),
         data_hash=scores["data"]["sha256"],
         train_images=f"{scores['data']['train_images']:,}",
@@ -376,38 +376,39 @@ def compared_table(compared: Sequence[dict[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
-def compared_sentences(compared: Sequence[dict[str, Any]]) -> str:
-    """On which sets training on the two others was worth it, seed 0 with nothing changed."""
-    unchanged = [run for run in compared if changes(run) == "nothing" and run["augmentation"] == "plain"]
-    plain = [run for run in unchanged if run["seed"] == 0]
-    worse = [run for run in plain if run["scores"]["nss"] < run["weightless"]["nss"]]
-    sentences = [
-        f"On {run['left_out']} the network is worse than the untrained map: NSS {run['scores']['nss']:.2f} against "
-        f"{run['weightless']['nss']:.2f}."
-        for run in worse
-    ]
-    if better := [run for run in plain if run not in worse]:
-        listed = ", ".join(
-            f"{run['left_out']} ({run['scores']['nss']:.2f} against {run['weightless']['nss']:.2f})" for run in better
-        )
-        sentences.append(f"It is better on {listed}.")
-    if any(run.get("is_earlier") for run in compared):
-        sentences.append(
-            "Rows with † come from an earlier state of the script, with other random numbers and one seed."
-        )
-    return " ".join(sentences)
+def compared_sentences(compared: Sequence[dict[str, Any]], recipe: dict[str, Any]) -> str:
+    """On which sets training on the two others was worth it: made as this model was, else plain, seed 0."""
+    plain = [run for run in compared if not run["config_overrides"] and not run["averaged"]]
+    plain = [run for run in plain if run["augmentation"] == augmentation_name(recipe)]
+    wanted = (len(recipe["teacher_seeds"]), recipe["centre_exponent"])
+    runs = [run for run in plain if (run["teachers"], run["centre_exponent"]) == wanted]
+    subject = "A network made as this model was"
+    if not runs:
+        runs = [run for run in plain if changes(run) == "nothing" and run["seed"] == 0]
+        subject = "The network"
+    elif wanted != (0, 0):
+        subject += f" ({changes(runs[0])})"
+    parts = []
+    for word, is_worse in (("worse", True), ("better", False)):
+        found = [run for run in runs if (run["scores"]["nss"] < run["weightless"]["nss"]) == is_worse]
+        pairs = [
+            f"{run['left_out']} ({run['scores']['nss']:.2f} against {run['weightless']['nss']:.2f})" for run in found
+        ]
+        if pairs:
+            parts.append(f"{word} on {', '.join(pairs)}")
+    return f"{subject} is, by NSS against the untrained map, {' and '.join(parts)}." if parts else ""
 
 
 def changes(run: dict[str, Any]) -> str:
     """What a run did otherwise than the recipe for one network, in words or as fields of the config."""
     found = [json.dumps(run["config_overrides"])] if run["config_overrides"] else []
-    if run.get("teachers"):
+    if run["teachers"]:
         found.append(f"{run['teachers']} teachers")
     if run["centre_exponent"]:
         found.append(f"maps times the Gaussian to the power {run['centre_exponent']}")
-    if run.get("averaged"):
+    if run["averaged"]:
         found.append(f"mean weights of {run['averaged']} networks that part after {run['shared_steps']} steps")
-    return ("; ".join(found) or "nothing") + (" †" if run.get("is_earlier") else "")
+    return "; ".join(found) or "nothing"
 
 
 def speed_text(output: Path) -> str:
