@@ -75,20 +75,20 @@ def test_adapters_are_in_the_backbone_and_the_decoder_is_trained_whole(model_typ
 
 @pytest.mark.parametrize("model_type", sorted(LORA_TARGETS))
 def test_frozen_weights_can_be_held_in_bfloat16(model_type, tmp_path):
-    recipe = RECIPES / f"{RECIPE_OF[model_type]}.yaml"
-    settings = ["lora.enabled=true", "lora.rank=2", "model.dtype=bfloat16"]
-    hold = Hold()
-    try:
-        with pytest.raises(ValueError, match="set loop.precision=bf16, or drop model.dtype"):
-            train_recipe(RunOptions(recipe, tmp_path / "a", settings=[*settings, "loop.precision=no"], smoke=True))
-        reset_accelerate()
-        options = RunOptions(recipe, tmp_path / "b", settings=[*settings, "loop.precision=bf16"], smoke=True)
-        assert train_recipe(options, callbacks=[hold]).step == 3
-    finally:
-        reset_accelerate()
-    parameters = list(hold.trainer.training.model.parameters())
+    content = read_recipe(RECIPES / f"{RECIPE_OF[model_type]}.yaml", smoke=True)
+    content = merged(content, {"lora": {"enabled": True}, "model": {"dtype": "bfloat16"}, "data": {}})
+    with pytest.raises(ValueError, match="set loop.precision=bf16, or drop model.dtype"):
+        build_model(make_arguments(merged(content, {"loop": {"precision": "no"}})), tmp_path / "a")
+    arguments = make_arguments(merged(content, {"loop": {"precision": "bf16"}}))
+    parameters = list(build_model(arguments, tmp_path / "b").model.parameters())
     assert {value.dtype for value in parameters if value.requires_grad} == {torch.float32}
     assert torch.bfloat16 in {value.dtype for value in parameters if not value.requires_grad}
+
+
+def test_batch_norms_train_beside_weights_in_bfloat16(data, tmp_path):
+    changes = {"lora": {"enabled": True, "rank": 2}, "model": {"dtype": "bfloat16"}, "loop": {"precision": "bf16"}}
+    run(tiny_arguments(data, **changes), tmp_path)
+    assert len(losses(tmp_path)) == 6
 
 
 @pytest.mark.parametrize("model_type", sorted(LORA_TARGETS))
